@@ -1,0 +1,1 @@
+"""Demonstrations: what the package does, in pictures."""

@@ -1,0 +1,1 @@
+"""How masks are drawn: the samplers of the papers (`samplers.MASKS`), faithful and corrected, and their audit."""

@@ -1,0 +1,44 @@
+"""The attention kernel a model's configuration names, looked up at each call."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from jepa_hub.nn.attention import sdpa
+
+
+class ConfiguredAttention:
+    """`Attention.attend` of a model: transformers' kernel named by `config._attn_implementation`.
+
+    A deep copy of a whole model shares the copied config; so `set_attn_implementation` keeps working on the copy.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config = config
+
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[B, heads, Q, head_dim] from queries, keys and values of that layout."""
+        name = self.config._attn_implementation
+        if name in (None, "sdpa"):  # torch's kernel as is: transformers' wrapper would only add copies
+            return sdpa(module, query, key, value)
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, _eager)
+        # Without is_causal=False transformers' kernels would mask the future.
+        out, _ = kernel(module, query, key, value, None, scaling=query.shape[-1] ** -0.5, is_causal=False)
+        return out.transpose(1, 2)  # [B, N, heads, head_dim] -> [B, heads, N, head_dim]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ConfiguredAttention:
+        return type(self)(copy.deepcopy(self.config, memo))
+
+
+def _eager(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, *, scaling: float, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """Plain softmax attention, in transformers' calling convention."""
+    weights = (query @ key.transpose(-1, -2) * scaling).softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights

@@ -1,0 +1,78 @@
+"""Self-attention and cross-attention with one seam, `attend`, through which models choose the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jepa_hub.nn.positions import Rotary
+
+Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+
+def sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of [B, heads, Q, head_dim] over [B, heads, K, head_dim] by torch's fused kernel."""
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Turn queries or keys x [B, N, ..., head_dim] by their positions; computed in float32.
+
+    Raises:
+        RuntimeError: the tables are for another number of tokens.
+    """
+    cos, sin = rotary.cos, rotary.sin
+    for _ in range(x.ndim - 3):
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # [(B,) N, 1.., head_dim]
+    full = x.float()
+    if rotary.partner is None:
+        swapped = full.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # channel 2i <-> 2i + 1
+    else:
+        swapped = full.index_select(-1, rotary.partner)
+    return torch.addcmul(full * cos, swapped, sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over [B, N, D]; queries, keys and values are one matrix product."""
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"the width ({dim}) must be divisible by the number of heads ({num_heads})")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.attend: Attend = sdpa
+
+    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; `rotary` holds tables for the same N tokens."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, N, 3, H, D/H]
+        query_key, value = qkv[:, :, :2], qkv[:, :, 2]
+        if rotary is not None:
+            query_key = rotate(query_key, rotary)
+        query, key = query_key.unbind(2)
+        out = self.attend(self, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # [B, H, N, D/H]
+        return self.proj(out.transpose(1, 2).flatten(2))  # [B, N, D]
+
+
+class CrossAttention(nn.Module):
+    """Queries [B, Q, D] attend to tokens [B, N, D]; no output projection, as the published probes were trained."""
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"the width ({dim}) must be divisible by the number of heads ({num_heads})")
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.attend: Attend = sdpa
+
+    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """[B, Q, D] and [B, N, D] -> [B, Q, D]."""
+        q = self.q(query).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, Q, D/H]
+        k, v = self.kv(tokens).unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # [B, N, H, D/H]
+        out = self.attend(self, q, k.transpose(1, 2), v.transpose(1, 2))  # [B, H, Q, D/H]
+        return out.transpose(1, 2).flatten(2)  # [B, Q, D]

@@ -1,0 +1,149 @@
+"""The catalog: complete, consistent, and findable under every name a user would type."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from jepa_hub.catalog import (
+    ALL_NETWORKS,
+    CHECKPOINTS,
+    COMMERCIAL_LICENCES,
+    Checkpoint,
+    find,
+    nearest,
+)
+from tests.hub_server import run_python
+
+ROWS = list(CHECKPOINTS.values())
+MODELS = [row for row in ROWS if row.kind == "model" and row.unsupported is None]
+PROBES = [row for row in ROWS if row.kind == "probe"]
+
+
+def encoder_parameters(width: int, depth: int, hidden: int, patch_values: int) -> int:
+    """Patch embedding, blocks and final norm of a ViT with biases; fixed positions have none."""
+    block = 3 * width * width + 3 * width + width * width + width + 2 * width * hidden + hidden + width + 4 * width
+    return patch_values * width + width + depth * block + 2 * width
+
+
+SIZES = {"vitl": (1024, 24, 4096), "vith": (1280, 32, 5120), "vitg": (1408, 40, 6144)}
+
+
+def test_what_is_published_is_listed() -> None:
+    def count(family: str, kind: str, layout: str) -> int:
+        rows = [row for row in ROWS if row.unsupported is None]
+        return sum((row.family, row.kind, row.layout) == (family, kind, layout) for row in rows)
+
+    assert count("ijepa", "model", "official") == 4
+    assert count("ijepa", "model", "transformers") == 4
+    assert count("vjepa", "model", "official") == 3
+    assert count("vjepa", "probe", "official") == 15
+    assert count("vjepa2", "model", "official") == 4
+    assert count("vjepa2", "model", "transformers") == 4
+    assert count("vjepa2", "probe", "transformers") == 4
+    assert count("vjepa2", "probe", "official") == 4  # the two EK100 probes are listed as unsupported
+    assert sorted({row.name.split("-")[0] for row in ROWS if row.unsupported}) == ["vjepa2", "vjepa2.1"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_row(row: Checkpoint) -> None:
+    assert CHECKPOINTS[row.name] is row
+    assert re.fullmatch(r"[a-z0-9.-]+", row.name) and row.name.startswith(row.family)
+    is_url = row.source.startswith("https://dl.fbaipublicfiles.com/")
+    assert is_url if row.layout == "official" else re.fullmatch(r"[\w-]+/[\w.-]+", row.source)
+    assert row.licence in COMMERCIAL_LICENCES | {"cc-by-nc-4.0"} and row.licence_source
+    assert re.fullmatch(r"\d{4}\.\d{5}", row.paper)
+    assert set(row.networks) <= set(ALL_NETWORKS)
+    assert row.preprocessing.resize == int(row.preprocessing.image_size * 256 / 224)
+    assert row.sha256 is None  # a hash appears only with a file that was read
+    for score in row.scores:
+        assert 0 < score.value < 100 and score.protocol and score.source.startswith("README of ")
+    if row.layout == "transformers":
+        assert not row.scores and row.note  # conversions of one encoder were not what the README measured
+
+
+@pytest.mark.parametrize("row", MODELS, ids=lambda row: row.name)
+def test_parameters_and_grid_follow_from_the_shapes(row: Checkpoint) -> None:
+    size = re.search(r"vit[lhg]", row.name)
+    assert size and row.grid_size and row.parameters
+    steps, height, width = row.grid_size
+    patch = row.preprocessing.image_size // height
+    assert patch == (14 if "vith14" in row.name else 16) and height == width
+    tubelet = 1 if row.family == "ijepa" else 2
+    assert steps * tubelet == (row.preprocessing.num_frames or 1)
+    assert row.parameters == encoder_parameters(*SIZES[size[0]], 3 * tubelet * patch * patch)
+
+
+@pytest.mark.parametrize("row", [row for row in MODELS if row.layout == "official"], ids=lambda row: row.name)
+def test_official_files_hold_three_networks_and_tell_their_heads(row: Checkpoint) -> None:
+    assert row.networks == ALL_NETWORKS
+    heads = 22 if row.family == "vjepa2" and "vitg" in row.name else 16
+    assert row.config["num_attention_heads"] == heads
+    assert row.config["predictor_num_attention_heads"] == (12 if row.family == "vjepa2" else 16)
+    assert row.config["image_size"] == row.preprocessing.image_size
+
+
+def test_licences() -> None:
+    by_family = {family: {row.licence for row in ROWS if row.family == family} for family in ("ijepa", "vjepa")}
+    assert by_family == {"ijepa": {"cc-by-nc-4.0"}, "vjepa": {"cc-by-nc-4.0"}}
+    assert {row.licence for row in ROWS if row.family == "vjepa2"} <= {"mit", "apache-2.0"}
+
+
+def test_scores_are_those_of_the_readme() -> None:
+    assert [score.value for score in CHECKPOINTS["vjepa-vith16-384"].scores] == [81.9, 72.2, 77.4, 62.8, 72.6]
+    assert [score.value for score in CHECKPOINTS["vjepa2-vitg-384"].scores] == [77.3, 90.2, 39.7]
+    assert not any(row.scores for row in ROWS if row.family == "ijepa")  # known from memory only
+
+
+@pytest.mark.parametrize("row", PROBES, ids=lambda row: row.name)
+def test_probes_name_their_backbone(row: Checkpoint) -> None:
+    assert row.backbone is not None
+    backbone = CHECKPOINTS[row.backbone]
+    assert (
+        backbone.kind == "model" and backbone.family == row.family and backbone.licence in {row.licence, "apache-2.0"}
+    )
+    assert backbone.preprocessing.image_size == row.preprocessing.image_size
+    if row.layout == "official":
+        assert row.scores[0] in backbone.scores
+
+
+def test_find() -> None:
+    row = CHECKPOINTS["vjepa2-vitl-256-hub"]
+    for name in (row.name, row.source, f"https://huggingface.co/{row.source}", f" {row.source}/ "):
+        assert find(name) is row
+    official = CHECKPOINTS["vjepa2-vitg-384"]
+    for name in (official.source, "vitg-384.pt"):
+        assert find(name) is official
+    for name in ("k400-probe.pth.tar", "vjepa2", "", "owner/name", "https://example.com/vitl.pt"):
+        assert find(name) is None  # the first is the name of three files
+
+
+def test_sources_are_unique() -> None:
+    assert len({row.source for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("vjepa2-vitl", "vjepa2-vitl-256"),
+        ("vjepa2_vitl_256", "vjepa2-vitl-256"),
+        ("facebook/vjepa2-vitl-fpc64-265", "vjepa2-vitl-256-hub"),
+        ("ijepa-vith14-in1", "ijepa-vith14-in1k"),
+        ("IJEPA-ViTH14-IN1K", "ijepa-vith14-in1k"),
+        ("vitl16.pth.ta", "vjepa-vitl16"),
+    ],
+)
+def test_nearest(typed: str, meant: str) -> None:
+    assert nearest(typed)[0] == meant
+
+
+def test_nearest_of_nonsense_is_nothing() -> None:
+    assert nearest("resnet50") == () and nearest("") == ()
+
+
+def test_importing_it_needs_the_standard_library_only() -> None:
+    code = (
+        "import jepa_hub.catalog, sys; print({'torch', 'numpy', 'transformers', 'huggingface_hub'} & set(sys.modules))"
+    )
+    assert run_python(["-c", code]).stdout.strip() == "set()"

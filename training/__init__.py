@@ -1,0 +1,1 @@
+"""Pretraining, probing and reproduction of the JEPA family on Accelerate."""
