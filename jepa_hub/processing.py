@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jepa_hub import resizing
 from jepa_hub.catalog import Preprocessing
-from jepa_hub.clips import Sampling
-from jepa_hub.pixels import Frames
+from jepa_hub.media import resizing
+from jepa_hub.media.clips import Sampling
+from jepa_hub.media.pixels import Frames
+from jepa_hub.media.reading import Request, fit_tubelets, read_inputs
 from jepa_hub.processor_files import check_names, row_settings, write_settings
-from jepa_hub.reading import Request, fit_tubelets, read_inputs
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CHUNK_VALUES = 1 << 25  # pixel values turned into floats at a time

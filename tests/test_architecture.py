@@ -47,19 +47,18 @@ LAYERS = {
     "nn": Layer("jepa_hub.nn jepa_hub.nn.*", "positions masks ground", "torch"),
     "convert": Layer("jepa_hub.convert jepa_hub.convert.*", "positions ground", "torch"),
     "hub": Layer("jepa_hub.hub jepa_hub.hub_* jepa_hub.card", "catalog convert ground", "*"),
-    "video": Layer(
-        "jepa_hub.video jepa_hub.clips jepa_hub.media jepa_hub.pixels jepa_hub.reading jepa_hub.resizing"
-        " jepa_hub.timeline",
+    "media": Layer(
+        "jepa_hub.media jepa_hub.media.*",
         "ground",
         "*",
     ),
-    "processing": Layer("jepa_hub.processing jepa_hub.processor_*", "catalog hub video masks ground", "*"),
+    "processing": Layer("jepa_hub.processing jepa_hub.processor_*", "catalog hub media masks ground", "*"),
     "models": Layer(
         "jepa_hub.models jepa_hub.models.*", "nn positions masks features processing hub convert catalog ground", "**"
     ),
     "physics": Layer(
         "jepa_hub.physics jepa_hub.physics.*",
-        "models masks features processing video hub catalog pictures ground",
+        "models masks features processing media hub catalog pictures ground",
         "**",
     ),
     "objectives": Layer("training.objectives", "", "torch"),
@@ -254,7 +253,7 @@ BAD: list[tuple[Callable[[Tree], Iterator[str]], str, str, str]] = [
     (layers_look_down, "jepa_hub/convert/meta.py", "from jepa_hub.nn.block import Block", "'convert'"),
     (layers_look_down, "jepa_hub/hub.py", "def f():\n    from transformers import AutoModel", "'hub'"),
     (layers_look_down, "jepa_hub/hub.py", "from jepa_hub.models.base import JEPAModel", "'hub'"),
-    (layers_look_down, "jepa_hub/video.py", "from jepa_hub.processing import Inputs", "'video'"),
+    (layers_look_down, "jepa_hub/media/video.py", "from jepa_hub.processing import Inputs", "'media'"),
     (layers_look_down, "jepa_hub/processing.py", "import jepa_hub.models.base", "'processing'"),
     (layers_look_down, "jepa_hub/models/base.py", "from jepa_hub.physics import surprise", "'models'"),
     (layers_look_down, "jepa_hub/models/base.py", "from jepa_hub.cli import main", "'models'"),

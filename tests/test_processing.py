@@ -12,9 +12,10 @@ import PIL.Image
 import pytest
 import torch
 
-from jepa_hub import media, processing, resizing
+from jepa_hub import processing
 from jepa_hub.catalog import Preprocessing
-from jepa_hub.clips import Clip, MediaError
+from jepa_hub.media import resizing, sources
+from jepa_hub.media.clips import Clip, MediaError
 from jepa_hub.processing import IMAGENET_MEAN, IMAGENET_STD, Inputs, JEPAProcessor
 from tests.media_files import (
     GREY_FPS,
@@ -345,7 +346,7 @@ def test_url(clip_path: Path) -> None:
         with pytest.raises(OSError, match="answered 404"):
             VIDEO(f"{address}/missing.mp4")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(media, "MAX_DOWNLOAD_BYTES", 100)
+            patch.setattr(sources, "MAX_DOWNLOAD_BYTES", 100)
             with pytest.raises(MediaError, match="larger than 100 bytes"):
                 VIDEO(f"{address}/clip.mp4")
         server.shutdown()

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import torch
 
-from jepa_hub.clips import MediaError
+from jepa_hub.media.clips import MediaError
 from jepa_hub.processing import JEPAProcessor
 from tests.media_files import (
     PLAIN,

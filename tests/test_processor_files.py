@@ -12,7 +12,8 @@ import PIL.Image
 import pytest
 import torch
 
-from jepa_hub import pixels, processor_lookup
+from jepa_hub import processor_lookup
+from jepa_hub.media import pixels
 from jepa_hub.processing import IMAGENET_MEAN, IMAGENET_STD, JEPAProcessor
 
 

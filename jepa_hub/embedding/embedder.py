@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from jepa_hub import catalog, describe
-from jepa_hub.clips import Clip, MediaError, Sampling
 from jepa_hub.embedding.store import FileInfo, Row
-from jepa_hub.media import open_source, still_image
+from jepa_hub.media.clips import Clip, MediaError, Sampling
+from jepa_hub.media.sources import open_source, still_image
+from jepa_hub.media.video import probe_video, read_clip
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.inputs import windows
 from jepa_hub.processing import JEPAProcessor
-from jepa_hub.video import probe_video, read_clip
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".3gp")
 READ_BYTES = 1 << 28  # decoded frames that one read of a long video may hold

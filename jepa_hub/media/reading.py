@@ -12,10 +12,10 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from jepa_hub.clips import Clip, Sampling
-from jepa_hub.media import decode_image, open_source, still_image
-from jepa_hub.pixels import Frames, from_array
-from jepa_hub.video import read_clip
+from jepa_hub.media.clips import Clip, Sampling
+from jepa_hub.media.pixels import Frames, from_array
+from jepa_hub.media.sources import decode_image, open_source, still_image
+from jepa_hub.media.video import read_clip
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from jepa_hub.clips import MediaError
+from jepa_hub.media.clips import MediaError
 
 MAX_DOWNLOAD_BYTES = 1 << 30  # of one URL; larger files are better downloaded once and given as a path
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte

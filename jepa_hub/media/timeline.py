@@ -16,8 +16,8 @@ from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
 from torch import Tensor
 
-from jepa_hub.clips import MediaError
-from jepa_hub.media import Source, breaks_off, unreadable
+from jepa_hub.media.clips import MediaError
+from jepa_hub.media.sources import Source, breaks_off, unreadable
 
 MAX_FRAME_PIXELS = 1 << 26  # of one frame: 8K is half of it
 # Containers that hold video. FFmpeg also reads text as ANSI art, single images as video, and play lists that open other

@@ -21,9 +21,9 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from jepa_hub.clips import Clip, MediaError, Sampling, VideoInfo
-from jepa_hub.media import Source, open_source
-from jepa_hub.timeline import Timeline, check_frame_size, decode_timeline, decoded, open_video, read_timeline
+from jepa_hub.media.clips import Clip, MediaError, Sampling, VideoInfo
+from jepa_hub.media.sources import Source, open_source
+from jepa_hub.media.timeline import Timeline, check_frame_size, decode_timeline, decoded, open_video, read_timeline
 
 __all__ = ["Clip", "MediaError", "Sampling", "VideoInfo", "probe_video", "read_clip", "read_frames"]
 

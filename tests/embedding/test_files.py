@@ -20,9 +20,9 @@ from jepa_hub.embedding import files as embed
 from jepa_hub.embedding.embedder import Embedder, Settings, fingerprint
 from jepa_hub.embedding.files import Report, embed_files, find_files
 from jepa_hub.embedding.formats import Embeddings, read_embeddings
+from jepa_hub.media.video import read_frames
 from jepa_hub.models.registry import model_class
 from jepa_hub.processing import JEPAProcessor
-from jepa_hub.video import read_frames
 
 SIZE = 32
 

@@ -13,8 +13,8 @@ import PIL.Image
 import pytest
 import torch
 
-from jepa_hub import media, timeline, video
-from jepa_hub.video import probe_video, read_frames
+from jepa_hub.media import sources, timeline, video
+from jepa_hub.media.video import probe_video, read_frames
 from tests.media_files import (
     FPS,
     encode,
@@ -133,7 +133,7 @@ def test_seeking_needs_no_luck(folder: Path) -> None:
 
 
 def test_packets_that_mislead_are_found_out(clip_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(source: media.Source) -> timeline.Timeline:
+    def wrong(source: sources.Source) -> timeline.Timeline:
         line = read_timeline(source)
         return timeline.Timeline([stamp + 1 for stamp in line.pts], line.times, line.duration, line.keyframes)
 

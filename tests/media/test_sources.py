@@ -17,9 +17,9 @@ import PIL.Image
 import pytest
 import torch
 
-from jepa_hub import media, timeline, video
-from jepa_hub.clips import Clip, MediaError, Sampling
-from jepa_hub.video import probe_video, read_frames
+from jepa_hub.media import sources, timeline, video
+from jepa_hub.media.clips import Clip, MediaError, Sampling
+from jepa_hub.media.video import probe_video, read_frames
 from tests.media_files import (
     FPS,
     encode,
@@ -143,7 +143,7 @@ def test_bad_urls(server: str, path: str, error: type[Exception], match: str) ->
 
 @pytest.mark.parametrize("path", ["/clip", "/chunked/clip"])
 def test_downloads_are_bounded(server: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "MAX_DOWNLOAD_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_DOWNLOAD_BYTES", 1000)
     with pytest.raises(MediaError, match="larger than 1000 bytes"):
         read_frames(server + path)
 
@@ -209,7 +209,7 @@ def test_a_stream_that_appears_halfway_is_damage(clip_path: Path) -> None:
         yield types.SimpleNamespace(decode=lambda: ["frame"])
         raise IndexError("list index out of range")
 
-    source = media.Source("clip.ts", str(clip_path))
+    source = sources.Source("clip.ts", str(clip_path))
     assert list(timeline.decoded(packets(), source, partial=True)) == ["frame"]
     with pytest.raises(MediaError, match=r"clip.ts is damaged"):
         list(timeline.decoded(packets(), source, partial=False))
@@ -240,7 +240,7 @@ def test_not_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_frames(7)
     with open(text) as file, pytest.raises(TypeError, match="mode 'rb'"):
         read_frames(file)
-    monkeypatch.setattr(media, "MAX_DOWNLOAD_BYTES", 10)
+    monkeypatch.setattr(sources, "MAX_DOWNLOAD_BYTES", 10)
     with pytest.raises(MediaError, match="cannot be rewound"):
         read_frames(Unseekable(b"0" * 100))
 
