@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 if not __package__:  # run by its path: Python has put training/ itself first on sys.path, where the root belongs
     sys.path[:] = [str(HERE.parent), *(place for place in sys.path if Path(place).resolve() != HERE)]
+
+DESCRIPTION = "Train a JEPA from a recipe. The run goes on from its newest whole checkpoint when there is one."
 
 
 def check_package() -> None:
@@ -30,17 +35,78 @@ def check_package() -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 1, because this version has no recipes yet."""
-    parser = argparse.ArgumentParser(prog="train.py", description="Train a JEPA from a recipe.")
-    parser.add_argument("recipe", help="a name such as vjepa/tiny_worlds, or a YAML file")
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="train.py", description=DESCRIPTION)
+    parser.add_argument("recipe", help="a name such as vjepa/tiny_moving_scenes, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument(
+        "--resume", default="auto", metavar="auto|never|FOLDER", help="newest checkpoint of run.out, none, or this one"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, take two steps, write nothing")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the finished model")
+    parser.add_argument("--print-settings", action="store_true", help="print the resolved settings and stop")
+    return parser.parse_args(arguments)
+
+
+def expected_errors() -> tuple[type[BaseException], ...]:
+    """Errors whose text is all that a user needs."""
+    from training.checkpoints import CheckpointError
+    from training.data.batches import BadDataError
+    from training.recipe import RecipeError
+    from training.watch import CollapsedError, DivergedError
+
+    return CheckpointError, BadDataError, CollapsedError, DivergedError, RecipeError, ValueError, FileNotFoundError
+
+
+def run(chosen: argparse.Namespace) -> Any:
+    """Do what the command line asks; returns the folder of the finished model, or None."""
+    from training.recipe import load_recipe, to_yaml
+
+    settings = load_recipe(chosen.recipe, chosen.overrides)
+    if chosen.print_settings:
+        print(to_yaml(settings), end="")
+        return None
+    if chosen.dry_run:
+        from training.dry_run import dry_run
+
+        dry_run(settings)
+        return None
+    from training.loop import Run
+
+    training = Run(settings, resume=chosen.resume)
+    folder = training.train()
+    if training.accelerator.is_main_process:
+        print(f"finished after step {training.step}: {folder}")
+        if chosen.push_to_hub:
+            from training.publish import push
+
+            push(folder, chosen.push_to_hub)
+            print(f"uploaded to {chosen.push_to_hub}")
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a failure that the user can mend is told in one paragraph and exits with status 1."""
+    chosen = parse(arguments)
     try:
         check_package()
+        level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("training").setLevel(level)
+        expected = expected_errors()
     except ImportError as error:
-        parser.exit(1, f"{error}\n")
-    parser.exit(1, f"Cannot train {chosen.recipe!r}: training recipes are not part of this version of jepa_hub yet.\n")
+        missing = getattr(error, "name", None)
+        hint = (
+            f"\nTraining needs the extra train: pip install 'jepa-hub[train]' (missing: {missing})" if missing else ""
+        )
+        raise SystemExit(f"{error}{hint}") from None
+    try:
+        run(chosen)
+    except expected as error:
+        if os.environ.get("JEPA_HUB_TRACEBACK") == "1":
+            raise
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
 
 
 if __name__ == "__main__":

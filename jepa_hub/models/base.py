@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -253,6 +254,20 @@ class JEPAModel(JEPAPreTrainedModel):
         predicted = self(clip.pixels, placed, conditioning).predicted
         return predicted[0] if isinstance(masks, Masks) else predicted
 
+    @torch.no_grad()
+    def prediction_targets(self, pixels: Tensor) -> Tensor:
+        """What the predictor is trained to give at every token [B, N, D]; compare predictions with this.
+
+        The target encoder's tokens with mean 0 and variance 1 over D, in float32 (a layer norm without weights).
+
+        Args:
+            pixels: [B, 3, F, H, W], normalised.
+        """
+        tokens = self.feature_encoder(model_inputs.as_clip(pixels))
+        if tokens.dtype != torch.float64:
+            tokens = tokens.float()
+        return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-5)
+
     @property
     def feature_encoder(self) -> ViTEncoder:
         """The target encoder, or the encoder where there is no target encoder (said once)."""
@@ -260,10 +275,11 @@ class JEPAModel(JEPAPreTrainedModel):
             return self.target_encoder
         if self.encoder is None:
             raise ValueError("this model has no encoder: load it with networks=('target_encoder',) or ('encoder',)")
-        say_once(
-            f"{self.config.provenance or type(self).__name__}: no target encoder here; features come from the "
-            "context encoder (official evaluations use the target encoder)"
-        )
+        if "target_encoder" in self.networks:
+            say_once(
+                f"{self.config.provenance or type(self).__name__}: no target encoder here; features come from the "
+                "context encoder (official evaluations use the target encoder)"
+            )
         return self.encoder
 
     def _require(self, name: str) -> Any:
@@ -329,6 +345,7 @@ def predictor_parts(config: JEPAConfig) -> dict[str, Any]:
         "encoder_dim": config.hidden_size,
         "positions": build_positions(config, config.predictor_hidden_size, config.predictor_spec.head_dim),
         "num_mask_tokens": config.num_mask_tokens,
+        "output_dim": config.prediction_size,
     }
 
 

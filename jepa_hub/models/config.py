@@ -178,6 +178,11 @@ class JEPAConfig(PreTrainedConfig):
         return frames, height // self.patch_size, width // self.patch_size
 
     @property
+    def prediction_size(self) -> int:
+        """Channels of a predicted token."""
+        return self.hidden_size
+
+    @property
     def encoder_spec(self) -> BlockSpec:
         """Blocks of the encoders."""
         return self._spec(self.hidden_size, self.num_attention_heads, self.intermediate_size)

@@ -9,6 +9,7 @@ MODELS: dict[str, str] = {
     "ijepa": "jepa_hub.models.ijepa:IJepaModel",
     "vjepa": "jepa_hub.models.vjepa:VJepaModel",
     "vjepa2": "jepa_hub.models.vjepa2:VJepa2Model",
+    "mae": "jepa_hub.models.mae:MAEModel",
     "flexpredict": "jepa_hub.models.flexpredict:FlexPredictModel",
 }
 TYPE_PREFIX = "jepa_hub_"

@@ -22,10 +22,18 @@ class Predictor(nn.Module):
         encoder_dim: channels D of the encoder.
         positions: as in `ViTEncoder`, at width P.
         num_mask_tokens: learned mask tokens; `Masks.group` chooses one.
+        output_dim: channels of a prediction; None for D, what encoders give.
     """
 
     def __init__(
-        self, spec: BlockSpec, depth: int, *, encoder_dim: int, positions: nn.Module, num_mask_tokens: int = 1
+        self,
+        spec: BlockSpec,
+        depth: int,
+        *,
+        encoder_dim: int,
+        positions: nn.Module,
+        num_mask_tokens: int = 1,
+        output_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(encoder_dim, spec.dim)
@@ -33,7 +41,7 @@ class Predictor(nn.Module):
         self.positions = positions
         self.blocks = nn.ModuleList(Block(spec, index) for index in range(1, depth + 1))
         self.norm = nn.LayerNorm(spec.dim, eps=spec.layer_norm_eps)
-        self.proj = nn.Linear(spec.dim, encoder_dim)
+        self.proj = nn.Linear(spec.dim, output_dim or encoder_dim)
         self.gradient_checkpointing = False
 
     def query(self, masks: Masks, conditioning: Tensor | None = None) -> Tensor:

@@ -39,7 +39,7 @@ def test_targets_do_not_leak(family: str, attention: str) -> None:
     model.set_attn_implementation(attention)
     pixels, masks = tiny_pixels(family), masks_of(family)
     before = model.predict(pixels, masks=masks)
-    assert before.shape == (*masks.target.shape, model.config.hidden_size)
+    assert before.shape == (*masks.target.shape, model.config.prediction_size)
 
     hidden = pixel_mask(family, masks.target[0].flatten())
     perturbed = torch.where(hidden, torch.randn_like(pixels) * 100, pixels)

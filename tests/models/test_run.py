@@ -27,7 +27,7 @@ def some_masks(family: str, batch: int = 2, num_targets: int = 2) -> Masks:
 def test_shapes_and_gradients(family: str) -> None:
     model, pixels, masks = tiny_model(family).train(), tiny_pixels(family), some_masks(family)
     out = model(pixels, masks)
-    assert out.last_hidden_state.shape == (2, 6, 48) and out.predicted.shape == (2, 2, 4, 48)
+    assert out.last_hidden_state.shape == (2, 6, 48) and out.predicted.shape == (2, 2, 4, model.config.prediction_size)
     out.predicted.square().mean().backward()
     for name, parameter in model.named_parameters():
         used = not name.startswith("target_encoder.") and parameter.requires_grad
@@ -183,7 +183,7 @@ def test_kernels_agree(family: str) -> None:
     twin = copy.deepcopy(model)  # the copy listens to its own configuration
     twin.set_attn_implementation("sdpa")
     assert model.config._attn_implementation == "eager"
-    assert twin.target_encoder.blocks[0].attn.attend.config is twin.config
+    assert twin.feature_encoder.blocks[0].attn.attend.config is twin.config
 
 
 @pytest.mark.parametrize("family", ["ijepa", "vjepa", "vjepa2"])

@@ -1,0 +1,232 @@
+"""Settings of a run: what a recipe may say, checked before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+Span = tuple[float, float]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The words " (did you mean 'x'?)" for the known name closest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+class Section(BaseModel):
+    """Settings that refuse what they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Named(BaseModel):
+    """A section that chooses an entry of a registry by `name`; its other keys are that entry's own settings."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    name: str
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The settings of the entry itself."""
+        return dict(self.model_extra or {})
+
+
+class ModelSettings(Named):
+    """The model to train: `name` is a family of MODELS, other keys are fields of its configuration.
+
+    Attributes:
+        size: a published size such as vit_base; fields given beside it win.
+        checkpoint: weights to start from (Hub id, catalog name, folder, official file) instead of random ones.
+    """
+
+    size: str | None = None
+    checkpoint: str | None = None
+
+
+class ViewSettings(Section):
+    """What a method sees of a sample.
+
+    Attributes:
+        crop_scale: share of the area that a random crop keeps; null takes the largest centred crop.
+        crop_aspect: width / height of the crop, drawn log-uniformly.
+        flip: probability of a horizontal flip.
+        colour_jitter: strengths of brightness, contrast, saturation and hue, or null.
+        grayscale: probability of losing the colours.
+        blur: probability of a Gaussian blur.
+        interpolation: of the crop.
+    """
+
+    crop_scale: Span | None = (0.3, 1.0)
+    crop_aspect: Span = (3 / 4, 4 / 3)
+    flip: float = Field(default=0.0, ge=0, le=1)
+    colour_jitter: tuple[float, float, float, float] | None = None
+    grayscale: float = Field(default=0.0, ge=0, le=1)
+    blur: float = Field(default=0.0, ge=0, le=1)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @field_validator("crop_scale", "crop_aspect")
+    @classmethod
+    def _ordered(cls, value: Span | None) -> Span | None:
+        if value is not None and not 0 < value[0] <= value[1]:
+            raise ValueError(f"needs 0 < low <= high, got {list(value)}")
+        return value
+
+
+class DataSettings(Section):
+    """Where samples come from and how they are batched.
+
+    Attributes:
+        source: an entry of SOURCES and its settings.
+        views: how a sample is cropped and coloured.
+        batch_size: samples per device and forward pass.
+        workers: processes that read and crop, per device; 0 reads in the training process.
+        prefetch: batches that each worker keeps ready.
+        max_bad: share of samples that may be unreadable before the run stops; each is logged with its path.
+    """
+
+    source: Named
+    views: ViewSettings = ViewSettings()
+    batch_size: PositiveInt
+    workers: int = Field(default=0, ge=0)
+    prefetch: PositiveInt = 2
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+
+
+class OptimSettings(Section):
+    """Optimizer and schedules; learning rates are as given (not scaled by the batch).
+
+    Attributes:
+        name: adamw or lars.
+        lr: peak learning rate.
+        start_lr, final_lr: at the first step and at the end of the schedule.
+        warmup_steps: steps to the peak.
+        schedule: cosine or linear after the warm-up (linear with final_lr = lr is constant).
+        schedule_scale: all schedules (learning rate, weight decay, momentum) run over schedule_scale x run.steps, so
+            that 1.25 stops at four fifths of each, as V-JEPA does (its ipe_scale).
+        weight_decay: [start, final], a half cosine between them; biases and one-dimensional parameters have none.
+        clip_norm: largest gradient norm of each network; null does not clip.
+        clip_after: clip only from this step on (V-JEPA clips after its warm-up).
+        trust, momentum: of LARS.
+    """
+
+    name: Literal["adamw", "lars"] = "adamw"
+    lr: PositiveFloat
+    start_lr: float = Field(default=0.0, ge=0)
+    final_lr: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule_scale: float = Field(default=1.0, ge=1)
+    weight_decay: Span = (0.04, 0.4)
+    betas: Span = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    clip_norm: PositiveFloat | None = None
+    clip_after: int = Field(default=0, ge=0)
+    trust: PositiveFloat = 1e-3
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+
+    @field_validator("weight_decay", mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, (int, float)) else value
+
+
+class RunSettings(Section):
+    """The run itself.
+
+    Attributes:
+        steps: optimizer steps.
+        accumulation: forward and backward passes per optimizer step.
+        precision: fp32, bf16 or fp16 (autocast, float32 weights), or fp64 (for tests of exactness).
+        seed: of weights, data order, views and masks.
+        out: folder of the run.
+        log_every, save_every: in steps.
+        keep_last: checkpoints kept.
+        compile: torch.compile every transformer block.
+        activation_checkpointing: recompute activations in the backward pass.
+        trackers: names that Accelerate knows (tensorboard, wandb, trackio); log.jsonl is always written.
+        threads: of torch on a CPU; null leaves torch's own choice.
+    """
+
+    steps: PositiveInt
+    accumulation: PositiveInt = 1
+    precision: Precision = "fp32"
+    seed: int = Field(default=0, ge=0)
+    out: str
+    log_every: PositiveInt = 50
+    save_every: PositiveInt = 1000
+    keep_last: PositiveInt = 2
+    compile: bool = False
+    activation_checkpointing: bool = False
+    trackers: tuple[str, ...] = ()
+    threads: PositiveInt | None = None
+
+
+class WatchSettings(Section):
+    """The guard against collapse and divergence, measured every log_every steps.
+
+    Attributes:
+        collapse: "stop", "warn" or "off": what happens when features stop carrying information.
+        min_std: features (standardised per token) count as collapsed when their spread over tokens and samples is
+            below this.
+        min_rank: RankMe below which features count as collapsed.
+        patience: measurements in a row that must agree.
+        rank_samples: vectors RankMe is computed from.
+    """
+
+    collapse: Literal["stop", "warn", "off"] = "stop"
+    min_std: float = Field(default=0.02, ge=0)
+    min_rank: float = Field(default=1.5, ge=0)
+    patience: PositiveInt = 3
+    rank_samples: PositiveInt = 512
+
+
+class OnlineProbeSettings(Section):
+    """A probe on frozen features during training; its best score chooses the checkpoint in `best/`.
+
+    Attributes:
+        every: steps between probes.
+        kind: knn or linear.
+        label: which label of the source is read out.
+        source: where the labelled samples come from; null takes the training source.
+        num_train, num_test: samples.
+    """
+
+    every: PositiveInt
+    kind: Literal["knn", "linear"] = "knn"
+    label: str
+    source: Named | None = None
+    num_train: PositiveInt = 1000
+    num_test: PositiveInt = 500
+
+
+class Settings(Section):
+    """Everything that determines a run."""
+
+    model: ModelSettings
+    method: Named
+    masks: Named | None = None
+    data: DataSettings
+    optim: OptimSettings
+    averaging: Named = Named(name="all_reduce")
+    run: RunSettings
+    watch: WatchSettings = WatchSettings()
+    probe: OnlineProbeSettings | None = None
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Settings:
+        if self.optim.warmup_steps > self.run.steps * self.optim.schedule_scale:
+            raise ValueError(
+                f"optim.warmup_steps ({self.optim.warmup_steps}) is longer than the schedule "
+                f"({self.run.steps} steps x {self.optim.schedule_scale:g})"
+            )
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Length of every schedule."""
+        return int(self.run.steps * self.optim.schedule_scale)

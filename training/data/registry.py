@@ -1,0 +1,28 @@
+"""SOURCES: every source of samples by name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+SOURCES: dict[str, str] = {
+    "image_folder": "training.data.image_folder:ImageFolder",
+    "shards": "training.data.shards:Shards",
+    "huggingface": "training.data.huggingface:HuggingFace",
+    "video_list": "training.data.video_list:VideoList",
+    "digits": "training.data.digits:Digits",
+    "scenes": "training.data.scenes:Scenes",
+    "moving_scenes": "training.data.moving_scenes:MovingScenes",
+}
+
+
+def source_class(name: str) -> Any:
+    """The class of a source.
+
+    Raises:
+        ValueError: there is no such source.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}; this version has {', '.join(SOURCES)}")
+    module, attribute = SOURCES[name].split(":")
+    return getattr(import_module(module), attribute)

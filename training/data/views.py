@@ -1,0 +1,137 @@
+"""Views: what a method sees of a sample. Geometry in the workers, everything else on the device.
+
+Crops happen where samples are read, because pictures differ in size; they travel as uint8. Flips, colours, blur and
+normalisation run on whole batches on the device, with kornia where colours change. All draws are keyed by
+(seed, sample, step), so they are the same in any batch and on any number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from jepa_hub.masking.draws import keyed, keyed_bits
+from jepa_hub.media.resizing import resize
+from training.config import ViewSettings
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP, COLOUR = 102, 103  # purposes of keys, so that no two draws of a run share one
+_TRIES = 10
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+def uniforms(keys: Tensor, count: int) -> Tensor:
+    """`count` numbers in [0, 1) per key: [...] -> [..., count] float64."""
+    return ((keyed_bits(keys, count) >> 11) & (2**53 - 1)).double() / 2**53
+
+
+def crop_box(height: int, width: int, settings: ViewSettings, key: Tensor) -> Box:
+    """The part of a height x width picture that a view shows.
+
+    Area and aspect are drawn up to ten times until the box fits; then the largest centred box of an allowed aspect is
+    taken, as torchvision and V-JEPA do.
+
+    Args:
+        height, width: of the picture, pixels.
+        settings: crop_scale and crop_aspect.
+        key: 0-d int64.
+    """
+    low, high = settings.crop_aspect
+    if settings.crop_scale is not None:
+        draws = uniforms(key, 2 * _TRIES + 2).tolist()
+        for attempt in range(_TRIES):
+            scale = settings.crop_scale[0] + draws[2 * attempt] * (settings.crop_scale[1] - settings.crop_scale[0])
+            aspect = math.exp(math.log(low) + draws[2 * attempt + 1] * (math.log(high) - math.log(low)))
+            area = height * width * scale
+            box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < box_width <= width and 0 < box_height <= height:
+                top = int(draws[-2] * (height - box_height + 1))
+                left = int(draws[-1] * (width - box_width + 1))
+                return top, left, box_height, box_width
+    aspect = min(max(width / height, low), high) if settings.crop_scale is not None else 1.0
+    box_width, box_height = min(width, round(height * aspect)), min(height, round(width / aspect))
+    box_width, box_height = max(1, box_width), max(1, box_height)
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def crop(pixels: Tensor, size: tuple[int, int], settings: ViewSettings, key: Tensor) -> Tensor:
+    """The view of one sample, uint8 [3, F, height, width]; all frames of a clip share the crop.
+
+    Args:
+        pixels: uint8 [3, H, W] or [3, F, H, W].
+        size: (height, width) of the view.
+        settings: of views.
+        key: 0-d int64.
+    """
+    clip = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels  # [3, F, H, W]
+    top, left, height, width = crop_box(clip.shape[2], clip.shape[3], settings, key)
+    part = clip[:, :, top : top + height, left : left + width].transpose(0, 1)  # [F, 3, h, w]
+    return resize(part.contiguous(), size, settings.interpolation).transpose(0, 1).contiguous()  # [3, F, height, width]
+
+
+class DeviceViews:
+    """The part of a view that runs on the device: uint8 crops to normalised pixels.
+
+    Args:
+        settings: of views.
+        seed: of the run.
+    """
+
+    def __init__(self, settings: ViewSettings, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+
+    def __call__(self, crops: Tensor, index: Tensor, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Normalised pixels [B, 3, F, H, W].
+
+        Args:
+            crops: uint8 [B, 3, F, H, W], on the device.
+            index: int64 [B], sample numbers, on the CPU.
+            step: optimizer step.
+            dtype: of the result.
+        """
+        draws = uniforms(keyed(self.seed, step, index, COLOUR), 9)  # [B, 9], on the CPU
+        pixels = crops.to(dtype) / 255
+        if self.settings.flip:
+            chosen = (draws[:, 0] < self.settings.flip).to(crops.device, non_blocking=True)
+            pixels = torch.where(chosen[:, None, None, None, None], pixels.flip(-1), pixels)
+        if self.settings.colour_jitter or self.settings.grayscale or self.settings.blur:
+            pixels = self._colours(pixels, draws.to(crops.device, torch.float32))
+        mean, std = (
+            torch.tensor(values, dtype=dtype, device=crops.device).view(1, 3, 1, 1, 1)
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        return (pixels - mean) / std
+
+    def _colours(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Brightness, contrast, saturation, hue, grey and blur in this order, the same for all frames of a clip."""
+        import kornia
+
+        frames = pixels.shape[2]
+        flat = pixels.transpose(1, 2).flatten(0, 1)  # [B*F, 3, H, W]
+
+        def each(values: Tensor) -> Tensor:
+            return values.repeat_interleave(frames)  # [B*F]
+
+        if self.settings.colour_jitter:
+            brightness, contrast, saturation, hue = self.settings.colour_jitter
+            signed = 2 * draws[:, 1:5] - 1  # [B, 4] in [-1, 1)
+            flat = kornia.enhance.adjust_brightness_accumulative(flat, each(1 + brightness * signed[:, 0]).clamp_min(0))
+            flat = kornia.enhance.adjust_contrast_with_mean_subtraction(flat, each(1 + contrast * signed[:, 1]))
+            flat = kornia.enhance.adjust_saturation_with_gray_subtraction(flat, each(1 + saturation * signed[:, 2]))
+            flat = kornia.enhance.adjust_hue(flat, each(2 * math.pi * hue * signed[:, 3]))
+        if self.settings.grayscale:
+            grey = kornia.color.rgb_to_grayscale(flat).expand_as(flat)
+            flat = torch.where((each(draws[:, 5]) < self.settings.grayscale)[:, None, None, None], grey, flat)
+        if self.settings.blur:
+            sigma = 0.1 + 1.9 * each(draws[:, 7])
+            side = max(3, int(0.1 * flat.shape[-1]) // 2 * 2 + 1)
+            soft = kornia.filters.gaussian_blur2d(flat, (side, side), torch.stack([sigma, sigma], dim=1))
+            flat = torch.where((each(draws[:, 6]) < self.settings.blur)[:, None, None, None], soft, flat)
+        return flat.unflatten(0, (-1, frames)).transpose(1, 2).to(pixels.dtype)  # [B, 3, F, H, W]
+
+
+def draw_key(seed: int, step: int, index: int, purpose: int) -> Tensor:
+    """The 0-d key of one sample's draw."""
+    return keyed(seed, step, torch.tensor([index]), purpose)[0]

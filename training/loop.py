@@ -1,0 +1,294 @@
+"""The loop, one for every method: it knows batches, steps and checkpoints, and no model, objective or data set."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch import Tensor, nn
+
+from jepa_hub.masking.draws import keyed
+from training import build, checkpoints, publish
+from training.averaging.base import Averager
+from training.averaging.registry import averager_class
+from training.config import Settings
+from training.data.batches import BadSamples, BatchReader, Layout, batches
+from training.data.views import DeviceViews
+from training.methods.base import Method
+from training.optimizers import build_optimizer, schedule
+from training.recipe import to_yaml
+from training.watch import Clock, Guard, Log, Meter
+
+logger = logging.getLogger(__name__)
+
+MIXED = {"fp32": "no", "fp64": "no", "bf16": "bf16", "fp16": "fp16"}
+STEP_DRAWS = 106  # purpose of a key, so that no two draws of a run share one
+
+
+class Run:
+    """One training run.
+
+    Args:
+        settings: everything that determines it.
+        resume: "auto" (from the newest whole checkpoint in run.out, if any), "never", or a checkpoint's folder.
+
+    Raises:
+        ValueError, CheckpointError: settings, data and checkpoint do not fit each other.
+    """
+
+    def __init__(self, settings: Settings, *, resume: str = "auto") -> None:
+        self.settings = settings
+        self.out = Path(settings.run.out)
+        if settings.run.threads:
+            torch.set_num_threads(settings.run.threads)
+        self.accelerator = Accelerator(
+            mixed_precision=MIXED[settings.run.precision],
+            log_with=list(settings.run.trackers) or None,
+            project_dir=str(self.out),
+            step_scheduler_with_optimizer=False,  # else a schedule would step once per process
+            dataloader_config=DataLoaderConfiguration(dispatch_batches=False, non_blocking=True),
+        )
+        self.dtype = torch.float64 if settings.run.precision == "fp64" else torch.float32
+        self.layout = Layout(
+            settings.data.batch_size,
+            settings.run.accumulation,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        self._build()
+        self.step = 0  # optimizer steps done
+        self.metrics: dict[str, Any] = {}
+        self._resume(resume)
+
+    def _build(self) -> None:
+        settings = self.settings
+        with self.accelerator.main_process_first():  # one process fills caches
+            self.source = build.build_source(settings.data.source)
+        model = build.build_model(settings)
+        build.check_fit(self.source, model.config)
+        sampler = build.build_masks(settings.masks, model.config) if settings.masks else None
+        if settings.run.activation_checkpointing:
+            model.activation_checkpointing_enable()
+        self.reader = BatchReader(
+            self.source, settings.data, sampler, build.view_size(model.config), settings.run.seed, self.layout
+        )
+        self.views = DeviceViews(settings.data.views, settings.run.seed)
+        method = build.build_method(settings, model).to(self.dtype).train()
+        if settings.run.compile:
+            compile_blocks(method)
+        kind = averager_class(settings.averaging.name)
+        self.averager: Averager = kind(
+            build.own_settings(kind.Settings, settings.averaging, "averaging"), self.accelerator
+        )
+        self.method, self.optimizer = self.averager.prepare(method, build_optimizer(method, settings.optim))
+
+    @property
+    def bare_method(self) -> Method:
+        """The method without any wrapper."""
+        return self.accelerator.unwrap_model(self.method)
+
+    # ------------------------------------------------------------------------------------------------------ running
+
+    def train(self) -> Path:
+        """Train to the last step and return the folder of the finished model."""
+        settings, main = self.settings, self.accelerator.is_main_process
+        if main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "settings.yaml").write_text(to_yaml(settings), encoding="utf-8")
+        if settings.run.trackers:
+            flat = checkpoints.flat(settings.model_dump(mode="json"))
+            simple = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in flat.items()}
+            self.accelerator.init_trackers("jepa_hub", config=simple)
+        log = Log(self.out / "log.jsonl") if main else None
+        try:
+            self._steps(log)
+        finally:
+            if log:
+                log.close()
+            if settings.run.trackers:
+                self.accelerator.end_training()
+        return self.finish()
+
+    def _steps(self, log: Log | None) -> None:
+        run = self.settings.run
+        meter, guard, clock = Meter(), Guard(self.settings.watch), Clock()
+        bad = BadSamples(self.settings.data.max_bad)
+        passes = batches(self.reader, self.step, run.steps, pin_memory=self.accelerator.device.type == "cuda")
+        bar = self._bar()
+        since = self.step
+        while self.step < run.steps:
+            sampled, last_pixels = self.one_step(passes, meter, clock, bad)
+            self.step += 1
+            bar.update(1)
+            if self.step % run.log_every == 0 or self.step == run.steps:
+                entry = self._measure(meter, guard, clock, last_pixels, self.step - since)
+                since = self.step
+                bar.set_postfix_str(shown(entry))
+                if log:
+                    log.write({**entry, **sampled})
+                self.accelerator.log({**entry, **sampled}, step=self.step)
+            if self.step % run.save_every == 0 or self.step == run.steps:
+                meter.check()  # weights of a diverged run never replace good ones
+                self.save()
+        bar.close()
+
+    def one_step(
+        self, passes: Iterator[dict[str, Any]], meter: Meter, clock: Clock, bad: BadSamples
+    ) -> tuple[dict[str, float], Tensor]:
+        """Forward and backward passes, one optimizer step, and what follows it."""
+        settings = self.settings
+        scheduled = schedule(self.optimizer, settings, self.step)
+        # Seeding each step makes whatever the model draws a function of the step: resuming needs no generator state.
+        torch.manual_seed(int(keyed(settings.run.seed, self.step, self.accelerator.process_index, STEP_DRAWS)))
+        for part in range(settings.run.accumulation):
+            start = time.perf_counter()
+            batch = next(passes)
+            clock.waited += time.perf_counter() - start
+            bad.add(len(batch["index"]), batch["bad"])
+            batch = self._to_device(batch)
+            with self.averager.around_step(self.method, last=part == settings.run.accumulation - 1):
+                metrics = self.method(batch)
+                self.accelerator.backward(metrics["loss"] / settings.run.accumulation)
+            meter.add(metrics, self.step)
+        optim = settings.optim
+        if optim.clip_norm is not None and self.step >= optim.clip_after:
+            self.accelerator.unscale_gradients()
+            norms = [
+                nn.utils.clip_grad_norm_(network.parameters(), optim.clip_norm)
+                for network in self.bare_method.parts().values()
+            ]
+            meter.add({"loss": metrics["loss"], "grad_norm": torch.stack(norms).square().sum().sqrt()}, self.step)
+        self.averager.step(self.method, self.optimizer)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.bare_method.after_step(self.step / settings.total_steps)
+        return scheduled, batch["pixels"]
+
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        device = self.accelerator.device
+        crops = batch["crops"].to(device, non_blocking=True)
+        moved = {name: value.to(device, non_blocking=True) for name, value in batch["labels"].items()}
+        return {
+            "pixels": self.views(crops, batch["index"], batch["step"], self.dtype),
+            "masks": [masks.to(device, non_blocking=True) for masks in batch.get("masks", ())],
+            "labels": moved,
+            "index": batch["index"],
+        }
+
+    # ----------------------------------------------------------------------------------------------------- watching
+
+    def _measure(self, meter: Meter, guard: Guard, clock: Clock, pixels: Tensor, steps: int) -> dict[str, Any]:
+        """One line of the log; here the host waits for the device."""
+        meter.check()
+        means = meter.take()
+        names = sorted(means)
+        shared = self.accelerator.reduce(torch.stack([means[name] for name in names]), reduction="mean").tolist()
+        entry: dict[str, Any] = {"step": self.step, **dict(zip(names, shared, strict=True))}
+        with self.averager.evaluating(self.method), torch.no_grad(), self.accelerator.autocast():
+            tokens = self.bare_method.features(pixels[:32])
+        measured = guard.measure(tokens)
+        entry |= measured | clock.read(steps * self.layout.step_size, None, None)
+        warning = guard.judge(self.step, measured)
+        if warning:
+            logger.warning("step %d: %s", self.step, warning)
+        self.metrics = {key: value for key, value in entry.items() if key != "wait_share"}
+        return entry
+
+    def _bar(self) -> Any:
+        from tqdm import tqdm
+
+        hidden = not self.accelerator.is_main_process or os.environ.get("JEPA_HUB_NO_PROGRESS") == "1"
+        return tqdm(total=self.settings.run.steps, initial=self.step, unit="step", disable=hidden, dynamic_ncols=True)
+
+    # ------------------------------------------------------------------------------------------- saving and resuming
+
+    def save(self) -> None:
+        """Write a checkpoint and delete the oldest ones beyond run.keep_last."""
+        self.averager.consolidate(self.method)
+
+        def fill(folder: Path) -> None:
+            self.accelerator.save_state(str(folder))
+            state = self.averager.state_dict()
+            if state:
+                torch.save(state, folder / f"averager_{self.accelerator.process_index}.pt")
+
+        facts = {
+            "step_size": self.layout.step_size,
+            "world": self.layout.world,
+            "settings": self.settings.model_dump(mode="json"),
+        }
+        root = self.out / "checkpoints"
+        main = self.accelerator.is_main_process
+        checkpoints.write(root, self.step, fill, facts, is_main=main, wait=self.accelerator.wait_for_everyone)
+        if main:
+            checkpoints.prune(root, self.settings.run.keep_last)
+
+    def _resume(self, resume: str) -> None:
+        root = self.out / "checkpoints"
+        if resume == "never":
+            found = None
+            if self.accelerator.is_main_process and root.exists():
+                raise checkpoints.CheckpointError(
+                    f"{root} holds checkpoints of an earlier run: delete it, choose another run.out, or resume"
+                )
+        elif resume == "auto":
+            found = checkpoints.newest(root)
+        else:
+            path = Path(resume)
+            facts = checkpoints.read_mark(path)
+            found = checkpoints.Checkpoint(path, int(facts["step"]), facts)
+        if found is None:
+            return
+        now, then = self.settings.model_dump(mode="json"), found.facts["settings"]
+        checkpoints.check_same_run(now, then, self.layout.step_size, found.facts, found.path)
+        self.accelerator.load_state(str(found.path))
+        saved = found.path / f"averager_{self.accelerator.process_index}.pt"
+        self.averager.load_state_dict(torch.load(saved, weights_only=True) if saved.is_file() else {})
+        self.step = found.step
+        if self.accelerator.is_main_process:
+            checkpoints.cut_log(self.out / "log.jsonl", self.step)
+            logger.info("resuming after step %d from %s", self.step, found.path)
+
+    def finish(self) -> Path:
+        """Write `final/`, the model as users load it."""
+        self.averager.consolidate(self.method)
+        self.write_model("final")
+        return self.out / "final"
+
+    def write_model(self, name: str) -> None:
+        """Write the model to a folder of the run."""
+        whole = self.accelerator.get_state_dict(self.method)
+        if self.accelerator.is_main_process:
+            state = {key.removeprefix("model."): value for key, value in whole.items() if key.startswith("model.")}
+            publish.write_model(
+                self.bare_method.model,
+                self.out / name,
+                self.settings,
+                name=f"{self.settings.model.name}-{self.out.name}",
+                state=state,
+                step_size=self.layout.step_size,
+                metrics=self.metrics,
+            )
+        self.accelerator.wait_for_everyone()
+
+
+def compile_blocks(method: nn.Module) -> None:
+    """Compile every transformer block in place; lengths change with the masks, so shapes stay dynamic."""
+    for module in method.modules():
+        if type(module).__name__ == "Block":
+            module.compile(fullgraph=True, dynamic=True)
+
+
+def shown(entry: dict[str, Any]) -> str:
+    """A log entry in the few words that fit beside a progress bar."""
+    wanted = {"loss": "loss {:.4f}", "rank": "rank {:.1f}", "samples_per_second": "{:.0f} samples/s"}
+    text = [form.format(entry[name]) for name, form in wanted.items() if name in entry]
+    if entry.get("wait_share", 0) > 0.1:
+        text.append(f"waits for data {entry['wait_share']:.0%} of the time")
+    return ", ".join(text)
