@@ -1,0 +1,56 @@
+"""Training in processes that can be killed; a fork server that has imported everything makes a start cheap."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.training.worker", "training.loop", "training.recipe", "jepa_hub.models.mae"])
+
+
+def train(tree: dict[str, Any], environ: dict[str, str] | None = None) -> None:
+    """Train the recipe `tree` to its end, with the source `patterns` known."""
+    os.environ |= {"JEPA_HUB_NO_PROGRESS": "1", "ACCELERATE_USE_CPU": "true", **(environ or {})}
+    import torch
+
+    from training.data import registry
+    from training.loop import Run
+    from training.recipe import check_settings
+
+    torch.set_num_threads(1)
+    registry.SOURCES["patterns"] = "tests.training.patterns:Patterns"
+    Run(check_settings(tree, "test")).train()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def start(tree: dict[str, Any], environ: dict[str, str] | None = None) -> Any:
+    """A process that trains."""
+    process = CONTEXT.Process(target=train, args=(tree, environ))
+    process.start()
+    return process
+
+
+def start_workers(tree: dict[str, Any], world: int) -> list[Any]:
+    """Processes that train together over gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    return [
+        start(tree, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)})
+        for rank in range(world)
+    ]
+
+
+def finish(processes: list[Any], seconds: float = 120) -> None:
+    """Wait for processes; a failed or late one fails the test."""
+    for process in processes:
+        process.join(seconds)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * len(processes), codes
