@@ -86,7 +86,7 @@ def build_model(settings: Settings) -> JEPAModel:
     if settings.model.checkpoint is None:
         config = model_config(settings)
         config.networks = [name for name in NETWORKS if name in needed]
-        config.provenance = config.provenance or f"{__version__} of jepa_hub, trained on {settings.data.source.name}"
+        config.provenance = config.provenance or f"jepa_hub {__version__}, trained on {settings.data.source.name}"
         torch.manual_seed(settings.run.seed)
         return model_class(settings.model.name)(config)
     model = JEPAModel.from_pretrained(settings.model.checkpoint, dtype=torch.float32)

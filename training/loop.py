@@ -22,6 +22,7 @@ from training.config import Settings
 from training.data.batches import BadSamples, BatchReader, Layout, batches
 from training.data.views import DeviceViews
 from training.methods.base import Method
+from training.online_probe import OnlineProbe
 from training.optimizers import build_optimizer, schedule
 from training.recipe import to_yaml
 from training.watch import Clock, Guard, Log, Meter
@@ -65,6 +66,10 @@ class Run:
         self._build()
         self.step = 0  # optimizer steps done
         self.metrics: dict[str, Any] = {}
+        self.probe: OnlineProbe | None = None
+        if settings.probe is not None:
+            with self.accelerator.main_process_first():
+                self.probe = OnlineProbe(settings.probe, settings.data.source, settings.run.seed)
         self._resume(resume)
 
     def _build(self) -> None:
@@ -134,6 +139,8 @@ class Run:
                 if log:
                     log.write({**entry, **sampled})
                 self.accelerator.log({**entry, **sampled}, step=self.step)
+            if self.probe and (self.step % self.probe.settings.every == 0 or self.step == run.steps):
+                self._probe(self.probe, log)
             if self.step % run.save_every == 0 or self.step == run.steps:
                 meter.check()  # weights of a diverged run never replace good ones
                 self.save()
@@ -197,8 +204,20 @@ class Run:
         warning = guard.judge(self.step, measured)
         if warning:
             logger.warning("step %d: %s", self.step, warning)
-        self.metrics = {key: value for key, value in entry.items() if key != "wait_share"}
+        self.metrics |= {key: value for key, value in entry.items() if key != "wait_share"}
         return entry
+
+    def _probe(self, probe: OnlineProbe, log: Log | None) -> None:
+        """Score the features and keep the best model; every worker does the same, so that none waits for another."""
+        with self.averager.evaluating(self.method):
+            score = probe.score(self.bare_method.model)
+        entry = {"step": self.step, f"probe_{probe.settings.label}": score}
+        if log:
+            log.write(entry)
+        self.accelerator.log(entry, step=self.step)
+        self.metrics |= entry
+        if probe.improves(score):
+            self.write_model("best")
 
     def _bar(self) -> Any:
         from tqdm import tqdm
@@ -219,6 +238,7 @@ class Run:
                 torch.save(state, folder / f"averager_{self.accelerator.process_index}.pt")
 
         facts = {
+            "best": self.probe.best if self.probe else None,
             "step_size": self.layout.step_size,
             "world": self.layout.world,
             "settings": self.settings.model_dump(mode="json"),
@@ -251,6 +271,8 @@ class Run:
         saved = found.path / f"averager_{self.accelerator.process_index}.pt"
         self.averager.load_state_dict(torch.load(saved, weights_only=True) if saved.is_file() else {})
         self.step = found.step
+        if self.probe:
+            self.probe.best = found.facts.get("best")
         if self.accelerator.is_main_process:
             checkpoints.cut_log(self.out / "log.jsonl", self.step)
             logger.info("resuming after step %d from %s", self.step, found.path)

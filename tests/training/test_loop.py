@@ -186,3 +186,23 @@ def test_workers_of_the_loader_change_nothing(settings_of: SettingsOf, tmp_path:
     mine = weights(Run(settings_of(out=tmp_path / "a")).train())
     theirs = weights(Run(settings_of(out=tmp_path / "b", data__workers=2)).train())
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_the_online_probe_chooses_the_best_model(settings_of: SettingsOf, tmp_path: Path) -> None:
+    probe = {"every": 2, "kind": "linear", "label": "angle", "num_train": 40, "num_test": 12}
+    run = Run(settings_of(probe=probe, data__source={"name": "patterns", "num_samples": 400}))
+    run.train()
+    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    scores = {entry["step"]: entry["probe_angle"] for entry in entries if "probe_angle" in entry}
+    assert sorted(scores) == [2, 4, 6] and all(0 <= score <= 1 for score in scores.values())
+    assert run.probe is not None and run.probe.best == max(scores.values())
+    best = json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())
+    assert best["probe_angle"] == run.probe.best
+    assert JEPAModel.from_pretrained(tmp_path / "run" / "best").config.hidden_size == 32
+    fresh_accelerate()
+    assert (
+        Run(settings_of(probe=probe, data__source={"name": "patterns", "num_samples": 400})).probe.best
+        == run.probe.best
+    )  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"probe\.label is 'angel'; the source has angle, phase"):
+        Run(settings_of(probe={**probe, "label": "angel"}, out=tmp_path / "other"))

@@ -80,6 +80,8 @@ def test_parquet_by_load_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     made().to_parquet(tmp_path / "data" / "train.parquet")
     data = source(tmp_path / "data", split="train[:5]")
     assert len(data) == 5 and data.read(3, 0).labels == {"species": 1}
+    with pytest.raises(ValueError, match=r"cannot be loaded: .* no data"):
+        source(tmp_path / "data", split="train[:0]")
     check_source(data)
 
 
@@ -123,7 +125,8 @@ def test_broken_rows_are_told_by_number(tmp_path: Path) -> None:
 
 def test_settings_that_do_not_fit(tmp_path: Path) -> None:
     made().save_to_disk(tmp_path / "data")
-    made().rename_column("image", "left").add_column("right", made()["image"]).save_to_disk(tmp_path / "two")
+    left, right = (made().select_columns("image").rename_column("image", name) for name in ("left", "right"))
+    datasets.concatenate_datasets([left, right], axis=1).save_to_disk(tmp_path / "two")
     datasets.Dataset.from_dict({"a": np.arange(3)}).save_to_disk(tmp_path / "none")
     made().select([]).save_to_disk(tmp_path / "empty")
     for name, settings, words in (
@@ -134,7 +137,7 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
         ("data", {"labels": ("text",)}, "is string, no label.*class_encode_column"),
         ("two", {}, "2 columns of pictures or videos"),
         ("none", {}, "no column of pictures or videos"),
-        ("empty", {}, "no row"),
+        ("empty", {}, "cannot be loaded"),  # datasets itself stumbles over a saved one without rows
     ):
         with pytest.raises(ValueError, match=words):
             source(tmp_path / name, **settings)
@@ -143,8 +146,8 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_what_is_not_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="nobody/nothing cannot be loaded"):
+    with pytest.raises(ValueError, match=r"nobody/nothing .* cannot be loaded"):
         HuggingFace(HuggingFace.Settings(path="nobody/nothing"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match="folder cannot be loaded"):
+    with pytest.raises(ValueError, match=r"folder .* cannot be loaded"):
         source(tmp_path / "folder")

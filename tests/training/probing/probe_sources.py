@@ -76,3 +76,27 @@ class SplitSquares(Squares):
 
     def __len__(self) -> int:
         return self.count
+
+
+class TwoSplitsSettings(SquaresSettings):
+    split: Literal["train", "test"] = "train"
+
+
+class TwoSplits(Squares):
+    """Squares without a validation split."""
+
+    Settings = TwoSplitsSettings
+
+    def __init__(self, settings: TwoSplitsSettings) -> None:
+        super().__init__(settings)
+        self.SPLIT = 5 + ("train", "test").index(settings.split)
+
+
+class AnySplitSettings(SquaresSettings):
+    split: str = "train"
+
+
+class AnySplit(Squares):
+    """Squares whose splits may be called anything."""
+
+    Settings = AnySplitSettings

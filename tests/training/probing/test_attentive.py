@@ -29,7 +29,7 @@ def tables() -> Tables:
         tokens[torch.arange(rows), where] = 0.0
         tokens[torch.arange(rows), where, 0] = 12.0
         tokens[torch.arange(rows), where, 1 + classes] = 4.0
-        tokens[torch.arange(rows), where, 5] = 4 * size
+        tokens[torch.arange(rows), where, 5] = 12 * size
         info = {"kind": Label("class", 3, ("red", "green", "blue")), "size": Label("number", unit="mm")}
         labels = {"kind": classes, "size": 100 + 20 * size.double()}
         return FeatureTable(tokens, labels, torch.arange(rows) + 10_000 * seed, info)
@@ -62,7 +62,9 @@ def test_numbers_come_back_in_their_unit(tmp_path: Path) -> None:
     assert found.result.metric == "r2" and found.result.value > 0.7
     found.probe.save_pretrained(tmp_path / "probe")
     said = Probe.from_pretrained(tmp_path / "probe")(test.features)[:, 0].double()
-    assert float((said - test.labels["size"]).abs().mean()) == pytest.approx(found.result.metrics["mae"], rel=1e-4)
+    assert float((said.detach() - test.labels["size"]).abs().mean()) == pytest.approx(
+        found.result.metrics["mae"], rel=1e-4
+    )
 
 
 def test_the_seed_decides_everything() -> None:

@@ -18,12 +18,15 @@ HERE = "tests.training.probing.probe_sources"
 def _sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SOURCES, "squares", f"{HERE}:Squares")
     monkeypatch.setitem(SOURCES, "split_squares", f"{HERE}:SplitSquares")
+    monkeypatch.setitem(SOURCES, "two_splits", f"{HERE}:TwoSplits")
+    monkeypatch.setitem(SOURCES, "any_split", f"{HERE}:AnySplit")
 
 
 def test_shares_cover_every_sample_once_and_do_not_depend_on_sizes() -> None:
     shares = {split: share_of(2000, split) for split in SIZES}
     assert torch.cat(list(shares.values())).sort().values.tolist() == list(range(2000))
-    assert [round(len(share) / 2000, 1) for share in shares.values()] == [0.7, 0.2, 0.1]
+    for split, part in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
+        assert len(shares[split]) / 2000 == pytest.approx(part, abs=0.03)
     for split in SIZES:  # a sample keeps its split when the source grows
         longer = share_of(2500, split)
         assert torch.equal(longer[longer < 2000], shares[split])
@@ -65,6 +68,21 @@ def test_a_sources_own_splits_are_used_and_no_more_is_drawn_than_read() -> None:
     assert [len(part.source) for part in given.parts.values()] == [30, 30, 30]
     with pytest.raises(ValueError, match="leave split='test' out"):
         make_splits("split_squares", {"split": "test"}, SIZES, (0,))
+
+
+def test_a_missing_validation_split_comes_from_training_samples() -> None:
+    parts = make_splits("two_splits", {}, {**SIZES, "train": 200}, (0,)).parts
+    assert parts["validation"].source is parts["train"].source is not parts["test"].source
+    assert len(parts["train"].indices) == 200 - len(share_of(200, "validation"))
+    assert not set(parts["train"].indices) & set(parts["validation"].indices)
+
+
+def test_splits_of_any_name_are_chosen_by_the_user_and_divided() -> None:
+    splits = make_splits("any_split", {"split": "train[:10%]"}, SIZES, (0,))
+    assert len({id(part.source) for part in splits.parts.values()}) == 1
+    assert splits.parts["test"].source.settings.split == "train[:10%]"  # type: ignore[attr-defined]
+    used = [index for part in splits.parts.values() for index in part.indices]
+    assert len(used) == len(set(used)) == 45
 
 
 @pytest.mark.parametrize(

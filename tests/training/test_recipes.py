@@ -1,0 +1,242 @@
+"""Every shipped recipe: it loads, builds, says what it costs, and reaches the published figures. 20 seconds."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from training import build
+from training.config import Settings
+from training.optimizers import build_optimizer, schedule
+from training.plan import cost_lines, plan
+from training.recipe import RECIPES, RecipeError, find_recipe, load_recipe, recipe_names, to_yaml
+from training.schedules import linear_between
+
+NAMES = recipe_names()
+NAME = re.compile(r"(?P<family>[a-z0-9]+)/(tiny|small|vit[a-z]+\d+)(_[a-z0-9]+)+")
+OWN = [name for name in NAMES if re.search(r"/(tiny|small)_", name)]
+
+# name: (parameters of the encoder and the predictor in millions, global batch, steps). Source: the official code and
+# configurations; the predictor's count has no mask tokens. Steps of IN22k follow from its number of pictures.
+PUBLISHED: dict[str, tuple[float, float, int, int]] = {
+    "ijepa/vith14_in1k": (630.43, 22.28, 2048, 187500),
+    "ijepa/vith16_448_in1k": (630.66, 22.28, 2048, 187500),
+    "ijepa/vith14_in22k": (630.43, 22.28, 2048, 66 * (14197122 // 2048)),
+    "ijepa/vitg16_in22k": (1011.09, 29.48, 2048, 44 * (14197122 // 2048)),
+    "vjepa/vitl16_videomix2m": (303.89, 22.08, 3072, 90000),
+    "vjepa/vith16_videomix2m": (631.65, 22.28, 3072, 90000),
+    "vjepa/vith16_384_videomix2m": (631.65, 22.28, 2400, 90000),
+    "vjepa2/vitl16_videomix2m": (303.89, 22.08, 3072, 240000),
+    "vjepa2/vith16_videomix2m": (631.65, 22.28, 3072, 240000),
+    "vjepa2/vitg16_videomix2m": (1012.17, 22.38, 3072, 240000),
+    "vjepa2/vitl16_cooldown_videomix2m": (303.89, 22.08, 3072, 12000),
+    "vjepa2/vith16_cooldown_videomix2m": (631.65, 22.28, 3072, 12000),
+    "vjepa2/vitg16_cooldown_videomix2m": (1012.17, 22.38, 3072, 12000),
+    "vjepa2/vitg16_384_cooldown_videomix2m": (1012.17, 22.38, 3072, 12000),
+}
+
+
+@cache
+def recipe(name: str) -> Settings:
+    return load_recipe(name)
+
+
+def header(name: str) -> list[str]:
+    """The comment that a recipe opens with."""
+    lines = find_recipe(name).read_text(encoding="utf-8").splitlines()
+    return lines[: next(index for index, line in enumerate(lines) if not line.startswith("#"))]
+
+
+def processes(name: str) -> int:
+    """How many the line "Run:" starts."""
+    found = re.search(r"--num_processes (\d+)", "\n".join(header(name)))
+    return int(found[1]) if found else 1
+
+
+def at(settings: Settings, step: int) -> dict[str, float]:
+    """Learning rate, weight decay and momentum of the step that is number `step`, counted from 1."""
+    values = schedule(build_optimizer(nn.Linear(2, 2), settings.optim), settings, step - 1)
+    start, final = settings.method.own["momentum"]
+    return values | {"momentum": linear_between((step - 1) / settings.total_steps, start=start, final=final)}
+
+
+def test_all_published_configurations_are_there() -> None:
+    assert sorted({*PUBLISHED, *OWN}) == NAMES
+    assert {"ijepa/tiny_scenes", "ijepa/tiny_digits", "mae/small_scenes", "vjepa/small_moving_scenes"} <= set(OWN)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_named_after_its_family_size_and_data(name: str) -> None:
+    settings, match = recipe(name), NAME.fullmatch(name)
+    assert match and match["family"] == settings.model.name
+    assert settings.run.out == f"runs/{name.replace('/', '-')}"  # no two recipes share a folder
+    if name in OWN:
+        assert name.endswith(settings.data.source.name)
+    mode = settings.masks.own.get("mode", "corrected") if settings.masks else None
+    assert mode == "corrected"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_opens_with_what_it_is(name: str) -> None:
+    lines = header(name)
+    text = "\n".join(lines)
+    assert all(len(line) <= 120 for line in lines)
+    assert re.search(r"(Source|Method): arXiv:\d{4}\.\d{5}", text.replace("\n# ", " "))
+    run = next(line for line in lines if line.startswith("# Run:    "))
+    assert run.endswith(name)
+    expect = next(line for line in lines if line.startswith("# Expect: "))
+    if name in PUBLISHED:
+        assert "not run here" in expect and "masks.mode=faithful" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cost_in_the_header_is_what_the_plan_computes(name: str) -> None:
+    lines = header(name)
+    first = next(index for index, line in enumerate(lines) if line.startswith("# Cost:   "))
+    found = re.search(r"on (\d+) x (\S+) at (\S+) % MFU", "\n".join(lines))
+    gpu, mfu = (found[2], float(found[3]) / 100) if found else (None, 0.4)
+    devices = processes(name)
+    assert not found or int(found[1]) == devices
+    expected = cost_lines(plan(recipe(name), name=name, devices=devices, gpu=gpu, mfu=mfu))
+    written = [line[len("# Cost:   ") :] for line in lines[first : first + len(expected)]]
+    hint = f"python -m training.plan {name} --header --devices {devices} --gpu {gpu or 'none'} --mfu {mfu:g}"
+    assert written == expected, f"stale: paste the output of {hint}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_builds(name: str) -> None:
+    settings = recipe(name)
+    fresh = settings.model_copy(update={"model": settings.model.model_copy(update={"checkpoint": None})})
+    with torch.device("meta"):
+        model = build.build_model(fresh)
+        method = build.build_method(fresh, model)
+    assert set(model.config.networks) == set(method.networks)
+    assert settings.masks is not None
+    for groups in build.build_masks(settings.masks, model.config).lengths:
+        assert groups and min(context for context, _ in groups) >= 8, "a context of a few tokens predicts nothing"
+    if name in PUBLISHED:
+        encoder, predictor, batch, steps = PUBLISHED[name]
+        found = {part: sum(each.numel() for each in network.parameters()) for part, network in method.parts().items()}
+        assert found["encoder"] / 1e6 == pytest.approx(encoder, abs=0.006)
+        assert found["predictor"] / 1e6 == pytest.approx(predictor, abs=0.01)
+        assert settings.data.batch_size * settings.run.accumulation * processes(name) == batch
+        assert settings.run.steps == steps
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Any) -> None:
+    settings = recipe(name)
+    path = tmp_path / "settings.yaml"
+    path.write_text(to_yaml(settings), encoding="utf-8")
+    again = load_recipe(str(path))
+    assert again.model_dump(mode="json") == settings.model_dump(mode="json")
+
+
+def test_schedules_of_ijepa() -> None:
+    settings = recipe("ijepa/vith14_in1k")
+    assert at(settings, 1)["lr"] == pytest.approx(2e-4 + 8e-4 / 25000)
+    assert at(settings, 25000)["lr"] == pytest.approx(1e-3)
+    assert at(settings, 187500)["lr"] == pytest.approx(1e-6)
+    half = at(settings, 93750)
+    assert half["weight_decay"] == pytest.approx(0.22)
+    assert half["momentum"] == pytest.approx(0.998, abs=1e-7)
+    assert 1 - at(settings, 187500)["momentum"] == pytest.approx(2.1e-8, rel=0.02)
+    assert settings.optim.clip_norm is None and settings.method.own["distance"] == "smooth_l1"
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("vjepa/")])
+def test_schedules_of_vjepa(name: str) -> None:
+    settings = recipe(name)
+    assert at(settings, 12000)["lr"] == pytest.approx(6.25e-4)
+    last = at(settings, 90000)
+    assert last["lr"] == pytest.approx(7.5e-5, rel=0.01)
+    assert last["weight_decay"] == pytest.approx(0.366, abs=0.001)
+    assert last["momentum"] == pytest.approx(0.9996, abs=1e-6)
+    assert settings.optim.clip_norm == 10 and settings.optim.clip_after == 41 * 300  # epochs after the 40th, from 0
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("vjepa2/")])
+def test_schedules_of_vjepa2(name: str) -> None:
+    settings = recipe(name)
+    last = at(settings, settings.run.steps)
+    if "cooldown" in name:
+        assert settings.model.own["num_frames"] == settings.data.source.own["frames"] == 64
+        assert at(settings, 1)["lr"] == pytest.approx(5.25e-4, rel=1e-4)
+        assert last["lr"] == pytest.approx(1.06e-4, rel=0.005)
+        before = re.sub(r"(_384)?_cooldown", "", name)
+        assert settings.model.checkpoint == f"{recipe(before).run.out}/final"
+    else:
+        assert settings.model.own["num_frames"] == settings.data.source.own["frames"] == 16
+        assert at(settings, 12000)["lr"] == last["lr"] == pytest.approx(5.25e-4)
+        assert at(settings, 1)["lr"] == pytest.approx(1e-4, rel=1e-3)
+    assert last["weight_decay"] == pytest.approx(0.04) and last["momentum"] == pytest.approx(0.99925)
+    assert settings.optim.clip_norm is None and settings.run.activation_checkpointing
+    assert settings.data.source.own["weights"] == [0.335, 0.1, 0.565]
+
+
+@pytest.mark.parametrize("kind", ["ijepa", "vjepa"])
+def test_a_pixel_baseline_differs_in_its_target_only(kind: str) -> None:
+    data = "scenes" if kind == "ijepa" else "moving_scenes"
+    jepa, mae = recipe(f"{kind}/tiny_{data}"), recipe(f"mae/tiny_{data}")
+    fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "tubelet_size", "image_size")
+    configs = [build.model_config(settings) for settings in (jepa, mae)]
+    assert [getattr(configs[0], each) for each in fields] == [getattr(configs[1], each) for each in fields]
+    assert jepa.data == mae.data and jepa.run.steps == mae.run.steps
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=1e-3", "unknown setting optim.lrr (did you mean 'lr'?)"),
+        ("masks.num_target=3", "unknown setting masks.num_target (did you mean 'num_targets'?)"),
+        ("model.hiden_size=64", "has no setting 'hiden_size' (did you mean 'hidden_size'?)"),
+        ("data.source.sise=64", "unknown setting data.source.sise (did you mean 'size'?)"),
+        ("method.momentun=0.9", "unknown setting method.momentun (did you mean 'momentum'?)"),
+        ("data.views.crop_scal=1", "unknown setting data.views.crop_scal (did you mean 'crop_scale'?)"),
+        ("run.step=5", "unknown setting run.step (did you mean 'steps'?)"),
+        ("mask.num_targets=3", "unknown setting mask (did you mean 'masks'?)"),
+        ("run.steps=-1", "run.steps: Input should be greater than 0 (got -1)"),
+        ("optim.warmup_steps=9999", "optim.warmup_steps (9999) is longer than the schedule (2000 steps x 1)"),
+        ("masks.name=multiblock_2d", "unknown masks 'multiblock_2d' (did you mean 'multi_block_2d'?)"),
+        ("optim", "is not key.path=value"),
+    ],
+)
+def test_misspelt_settings_name_the_nearest(override: str, words: str) -> None:
+    with pytest.raises(RecipeError) as told:
+        load_recipe("ijepa/tiny_scenes", [override])
+    assert words in str(told.value)
+
+
+def test_a_misspelt_setting_of_a_folder_of_pictures() -> None:
+    with pytest.raises(RecipeError, match=r"unknown setting data.source.rooot \(did you mean 'root'\?\)"):
+        load_recipe("ijepa/vith14_in1k", ["data.source.rooot=here"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ijepa/vith14_in1", "unknown recipe 'ijepa/vith14_in1' (did you mean 'ijepa/vith14_in1k'?)"),
+        ("nowhere.yaml", "there is no recipe file nowhere.yaml"),
+    ],
+)
+def test_unknown_recipes(name: str, words: str) -> None:
+    with pytest.raises(RecipeError) as told:
+        load_recipe(name)
+    assert words in str(told.value)
+
+
+def test_overrides_reach_every_section() -> None:
+    changed = load_recipe(
+        "ijepa/tiny_scenes", ["optim.lr=2e-3", "model.hidden_size=64", "data.source.size=96", "masks.num_targets=2"]
+    )
+    assert changed.optim.lr == 2e-3 and changed.model.own["hidden_size"] == 64
+    assert changed.data.source.own["size"] == 96 and changed.masks is not None and changed.masks.own["num_targets"] == 2
+
+
+def test_recipes_travel_with_the_package() -> None:
+    assert RECIPES.parent.name == "training" and all((RECIPES / f"{name}.yaml").is_file() for name in NAMES)

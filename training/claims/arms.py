@@ -1,0 +1,77 @@
+"""Arms that several claims share: train a recipe and probe it, or probe what was never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.config import Settings
+from training.probing.features import extract_features, raw_pixels, untrained
+from training.probing.linear import linear_probe
+from training.probing.splits import build_source
+from training.probing.tables import FeatureTable
+
+SPLITS = {"train": 4000, "validation": 1000, "test": 2000}  # labelled samples of the read-outs
+
+
+def recipe_settings(recipe: str, seed: int, work: Path, overrides: Sequence[str] = ()) -> Settings:
+    """A recipe's settings for one seed, with its run in `work`."""
+    from training.recipe import load_recipe
+
+    fixed = [f"run.seed={seed}", f"run.out={work}", "run.threads=1", "data.workers=0", "run.trackers=[]"]
+    return load_recipe(recipe, [*overrides, *fixed])
+
+
+def train(recipe: str, seed: int, work: Path, overrides: Sequence[str] = ()) -> Any:
+    """The model that a recipe trains; a run that was cut off goes on."""
+    from jepa_hub.models.base import JEPAModel
+    from training.loop import Run
+
+    final = work / "final"
+    if not final.is_dir():
+        Run(recipe_settings(recipe, seed, work, overrides)).train()
+    return JEPAModel.from_pretrained(final)
+
+
+def fresh(recipe: str, seed: int) -> Any:
+    """The untrained model of a recipe."""
+    from training.build import build_model
+
+    settings = recipe_settings(recipe, seed, Path("unused"))
+    return untrained(build_model(settings), seed)
+
+
+def tables(source: str, settings: Mapping[str, Any], model: Any | None) -> dict[str, FeatureTable]:
+    """Features of the three splits: of a model, or raw pixels for None."""
+    found = {}
+    for split, count in SPLITS.items():
+        samples = build_source(source, {**settings, "split": split, "num_samples": count})
+        options: dict[str, Any] = {"limit": count, "progress": False}
+        found[split] = raw_pixels(samples, **options) if model is None else extract_features(model, samples, **options)
+    return found
+
+
+def read_out(found: Mapping[str, FeatureTable], labels: Sequence[str]) -> dict[str, float]:
+    """The linear read-out of every label: accuracy in per cent, R2 in per cent for numbers."""
+    scores = {}
+    for label in labels:
+        result = linear_probe(found["train"], found["validation"], found["test"], label)
+        scores[label] = 100 * result.value
+    return scores
+
+
+def matched_steps(recipe: str, baseline: str) -> int:
+    """Steps after which `baseline` has spent as many training FLOPs as `recipe` in all its steps."""
+    from training.build import build_masks, model_config
+    from training.flops import training_flops_per_sample
+
+    spent = []
+    for name in (recipe, baseline):
+        settings = recipe_settings(name, 0, Path("unused"))
+        config = model_config(settings)
+        assert settings.masks is not None  # both predict masked tokens
+        per_sample = training_flops_per_sample(settings, config, build_masks(settings.masks, config))
+        spent.append((per_sample * settings.data.batch_size * settings.run.accumulation, settings.run.steps))
+    (wanted, steps), (each, _) = spent
+    return round(steps * wanted / each)

@@ -1,0 +1,83 @@
+"""Digits: the 1797 handwritten digits of 8 x 8 pixels that come with scikit-learn, for runs of a minute."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from jepa_hub.masking.draws import keyed, keyed_order
+from training.data.source import Label, Sample, Source, SourceSettings
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SHARES = {"train": (0.0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1.0)}  # of each class
+_SPLIT = 221  # purpose of a key
+
+
+class DigitsSettings(SourceSettings):
+    """Settings of `digits`.
+
+    Attributes:
+        split: 70 % of each class are for training, 15 % for validation and 15 % for testing; always the same ones.
+        size: of the pictures, pixels.
+        enlarge: nearest keeps the squares of the 8 x 8 original, bilinear smooths them.
+    """
+
+    split: Literal["train", "validation", "test"] = "train"
+    size: int = Field(default=32, ge=8, le=512)
+    enlarge: Literal["nearest", "bilinear"] = "bilinear"
+
+
+class Digits(Source):
+    """White digits on black with the label `digit`.
+
+    Raises:
+        ImportError: scikit-learn is missing.
+    """
+
+    settings: DigitsSettings
+    Settings = DigitsSettings
+    kind = "image"
+
+    def __init__(self, settings: DigitsSettings) -> None:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ImportError('digits come with scikit-learn: pip install "jepa-hub[train]"') from error
+        self.settings = settings
+        found = load_digits()
+        target = torch.from_numpy(found.target).long()
+        low, high = SHARES[settings.split]
+        rows = []
+        for digit in range(10):
+            members = (target == digit).nonzero()[:, 0]
+            members = members[keyed_order(keyed(_SPLIT, digit), len(members)).argsort()]
+            rows.append(members[round(low * len(members)) : round(high * len(members))])
+        self._rows = torch.cat(rows).sort().values  # [N] in the order of scikit-learn
+        self._digits = target[self._rows]
+        self._levels = torch.from_numpy(found.images).float()[self._rows] * (255 / 16)  # [N, 8, 8]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def labels(self) -> dict[str, Label]:
+        """`digit`."""
+        return {"digit": Label("class", 10, NAMES)}
+
+    def read(self, index: int, key: int) -> Sample:
+        """Sample `index`; nothing in it is random. `details["row"]` is its number in scikit-learn's set.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        size, mode = self.settings.size, self.settings.enlarge
+        levels = F.interpolate(self._levels[index, None, None], (size, size), mode=mode)[0]  # [1, size, size]
+        pixels = levels.round().to(torch.uint8).repeat(3, 1, 1)  # [3, size, size]
+        digit = int(self._digits[index])
+        caption = f"The handwritten digit {NAMES[digit]}."
+        return Sample(index, pixels, {"digit": digit}, (caption,), {"row": int(self._rows[index])})

@@ -1,0 +1,1 @@
+"""What frozen features tell: tables of features, and the probes that read labels out of them."""
