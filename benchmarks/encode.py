@@ -16,12 +16,12 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from harness import matrix_product_rate, resident, seconds
 from torch import Tensor
 
 
@@ -90,20 +90,6 @@ def flops(case: Case) -> float:
     return 2.0 * case.batch * (tokens * per_token + 12 * 2 * tokens**2 * 768)
 
 
-def matrix_product_rate() -> float:
-    """FLOP/s of a large float32 matrix product, best of several."""
-    a, b = torch.randn(1024, 3072), torch.randn(3072, 768)
-    best = min(seconds(lambda: a @ b) for _ in range(20))
-    return 2.0 * 1024 * 3072 * 768 / best
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    """Wall seconds of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 @torch.no_grad()
 def compare(name: str, rounds: int) -> bool:
     """Run one case and print its line; True if it passes its bar."""
@@ -124,7 +110,7 @@ def compare(name: str, rounds: int) -> bool:
         f"{name}: {ratio:.2f}x faster (rounds {min(ratios):.2f} .. {max(ratios):.2f}, bar {case.bar}), "
         f"{statistics.median(mine):.3f} s against {statistics.median(others):.3f} s\n"
         f"    share of the matrix product rate ({rate / 1e9:.0f} GFLOP/s): {share[0]:.0%} against {share[1]:.0%}, "
-        f"so no float32 implementation could be more than {1 / share[1]:.2f}x faster here\n"
+        f"so nothing built on that product could be more than {1 / share[1]:.2f}x faster here\n"
         f"    peak memory above the idle process: {memory['ours']:.0f} MB against {memory['theirs']:.0f} MB\n"
         f"    largest difference of the features {difference:.1e}   {'passed' if passed else 'BELOW ITS BAR'}",
         flush=True,
@@ -148,15 +134,10 @@ def measure_memory(name: str, which: str) -> None:
     run = runner(CASES[name], which)
     small = torch.randn(8, 8)
     _ = small @ small  # start the thread pool before the mark is read
-    before = _resident()
+    before = resident()
     run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(max(peak - before, 0) / 1e6))
-
-
-def _resident() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def main() -> None:

@@ -93,10 +93,19 @@ def build_model(settings: Settings) -> JEPAModel:
     family = family_of(type(model))
     if family != settings.model.name:
         raise ValueError(f"model.checkpoint is of the family {family}, the recipe says {settings.model.name}")
+    wanted = dict(settings.model.own)
+    if settings.model.size:
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        wanted = dict(zip(names, type(model.config).sizes()[settings.model.size], strict=True)) | wanted
+    # A formula gives positions at any size (V-JEPA 2's cooldown trains longer clips); a table fits its own grid only.
+    resizable = model.config.position_type != "learned" and model.config.position_resize == "recompute"
+    for name in ("image_size", "num_frames") if resizable else ():
+        if name in wanted:
+            setattr(model.config, name, wanted.pop(name))
     differ = [
-        f"{key}: the recipe says {value!r}, the checkpoint {getattr(model.config, key)!r}"
-        for key, value in settings.model.own.items()
-        if getattr(model.config, key, None) != value
+        f"{name}: the recipe says {value!r}, the checkpoint {getattr(model.config, name)!r}"
+        for name, value in wanted.items()
+        if name not in ("licence", "provenance") and getattr(model.config, name, None) != value
     ]
     if differ:
         raise ValueError(f"model.checkpoint {settings.model.checkpoint} does not fit the recipe: {'; '.join(differ)}")

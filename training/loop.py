@@ -21,6 +21,7 @@ from training.averaging.registry import averager_class
 from training.config import Settings
 from training.data.batches import BadSamples, BatchReader, Layout, batches
 from training.data.views import DeviceViews
+from training.flops import device_peak, training_flops_per_sample
 from training.methods.base import Method
 from training.online_probe import OnlineProbe
 from training.optimizers import build_optimizer, schedule
@@ -84,6 +85,8 @@ class Run:
         self.reader = BatchReader(
             self.source, settings.data, sampler, build.view_size(model.config), settings.run.seed, self.layout
         )
+        self.flops = training_flops_per_sample(settings, model.config, sampler)
+        self.peak = peak_of(self.accelerator.device, settings.run.precision)
         self.views = DeviceViews(settings.data.views, settings.run.seed)
         method = build.build_method(settings, model).to(self.dtype).train()
         if settings.run.compile:
@@ -200,7 +203,8 @@ class Run:
         with self.averager.evaluating(self.method), torch.no_grad(), self.accelerator.autocast():
             tokens = self.bare_method.features(pixels[:32])
         measured = guard.measure(tokens)
-        entry |= measured | clock.read(steps * self.layout.step_size, None, None)
+        peak = self.peak * self.layout.world if self.peak else None
+        entry |= measured | clock.read(steps * self.layout.step_size, self.flops, peak)
         warning = guard.judge(self.step, measured)
         if warning:
             logger.warning("step %d: %s", self.step, warning)
@@ -305,6 +309,11 @@ def compile_blocks(method: nn.Module) -> None:
     for module in method.modules():
         if type(module).__name__ == "Block":
             module.compile(fullgraph=True, dynamic=True)
+
+
+def peak_of(device: torch.device, precision: str) -> float | None:
+    """Dense FLOP/s of a known GPU; None for what is not in the table."""
+    return device_peak(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 
 
 def shown(entry: dict[str, Any]) -> str:

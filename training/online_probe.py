@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from jepa_hub.models.base import JEPAModel
@@ -9,10 +10,11 @@ from training.config import Named, OnlineProbeSettings
 from training.probing.features import extract_features
 from training.probing.linear import linear_probe
 from training.probing.neighbours import knn_probe
+from training.probing.results import ProbeResult
 from training.probing.splits import make_splits
 from training.probing.tables import separate
 
-PROBES = {"knn": knn_probe, "linear": linear_probe}
+PROBES: dict[str, Callable[..., ProbeResult]] = {"knn": knn_probe, "linear": linear_probe}
 
 
 class OnlineProbe:

@@ -200,9 +200,28 @@ def test_the_online_probe_chooses_the_best_model(settings_of: SettingsOf, tmp_pa
     assert best["probe_angle"] == run.probe.best
     assert JEPAModel.from_pretrained(tmp_path / "run" / "best").config.hidden_size == 32
     fresh_accelerate()
-    assert (
-        Run(settings_of(probe=probe, data__source={"name": "patterns", "num_samples": 400})).probe.best
-        == run.probe.best
-    )  # type: ignore[union-attr]
+    again = Run(settings_of(probe=probe, data__source={"name": "patterns", "num_samples": 400})).probe
+    assert again is not None and again.best == run.probe.best
     with pytest.raises(ValueError, match=r"probe\.label is 'angel'; the source has angle, phase"):
         Run(settings_of(probe={**probe, "label": "angel"}, out=tmp_path / "other"))
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_and_longer_clips_are_not(
+    settings_of: SettingsOf, tmp_path: Path
+) -> None:
+    from tests.official import tiny_model
+
+    tiny_model("vjepa2").save_pretrained(tmp_path / "start")
+    start = {"name": "vjepa2", "checkpoint": str(tmp_path / "start")}
+    masks = {"name": "future", "context_frames": 4}
+    clips = {"name": "patterns", "frames": 16}
+    longer = Run(settings_of(model={**start, "num_frames": 16, "image_size": 32}, masks=masks, data__source=clips))
+    assert longer.bare_method.model.config.num_frames == 16 and longer.train().is_dir()
+    for change, said in (
+        ({"size": "vit_tiny"}, "hidden_size: the recipe says 192, the checkpoint 48"),
+        ({"patch_size": 16}, "patch"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Run(settings_of(model={**start, **change}, masks=masks, data__source=clips, out=tmp_path / "other"))
+    with pytest.raises(ValueError, match="of the family vjepa2, the recipe says vjepa"):
+        Run(settings_of(model={**start, "name": "vjepa"}, masks=masks, data__source=clips, out=tmp_path / "other"))

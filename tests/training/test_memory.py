@@ -12,7 +12,7 @@ from torch import Tensor
 from jepa_hub.models.vjepa2 import VJepa2Config
 from training import build, memory
 from training.config import OptimSettings, Settings
-from training.flops import Group, count_parameters
+from training.flops import Draws, Group, count_parameters
 
 WIDE = {
     "model__hidden_size": 256,
@@ -61,7 +61,7 @@ def test_activations_are_what_autograd_keeps(case: str, settings_of: Callable[..
 
 def test_checkpointing_and_half_precision_keep_less() -> None:
     config = VJepa2Config.of_size("vit_large", num_frames=16)
-    draws = {(Group(581, 1, 1064), Group(194, 1, 1466)): 1.0}
+    draws: Draws = {(Group(581, 1, 1064), Group(194, 1, 1466)): 1.0}
     half = memory.activation_bytes(config, draws, "bf16")
     assert memory.activation_bytes(config, draws, "bf16", checkpointing=True) < half / 4
     assert half < memory.activation_bytes(config, draws, "fp32") < 2 * half

@@ -14,7 +14,7 @@ from training.methods.moving_average import update_average
 from training.optimizers import LARS, build_optimizer, parameter_groups, schedule
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
 

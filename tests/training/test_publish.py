@@ -9,7 +9,7 @@ import torch
 
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.processing import JEPAProcessor
-from tests.hub_server import Hub
+from tests.hub_store import Hub
 from training.config import Settings
 from training.loop import Run
 from training.publish import push

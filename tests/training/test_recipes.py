@@ -1,4 +1,4 @@
-"""Every shipped recipe: it loads, builds, says what it costs, and reaches the published figures. 20 seconds."""
+"""Every shipped recipe: it loads, builds, says what it costs, and reaches the published figures. 12 seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from training import build
-from training.config import Settings
+from training.config import Named, Settings
 from training.optimizers import build_optimizer, schedule
 from training.plan import cost_lines, plan
 from training.recipe import RECIPES, RecipeError, find_recipe, load_recipe, recipe_names, to_yaml
@@ -39,6 +39,23 @@ PUBLISHED: dict[str, tuple[float, float, int, int]] = {
     "vjepa2/vitg16_cooldown_videomix2m": (1012.17, 22.38, 3072, 12000),
     "vjepa2/vitg16_384_cooldown_videomix2m": (1012.17, 22.38, 3072, 12000),
 }
+
+
+_SAMPLERS: dict[tuple[str, Any], Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def _masks_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers never change, and building one for 64 frames takes a second."""
+    make = build.build_masks
+
+    def cached(named: Named, config: Any) -> Any:
+        key = (str(named.model_dump()), (config.base_grid, config.tubelet_size))
+        if key not in _SAMPLERS:
+            _SAMPLERS[key] = make(named, config)
+        return _SAMPLERS[key]
+
+    monkeypatch.setattr(build, "build_masks", cached)
 
 
 @cache
@@ -85,7 +102,7 @@ def test_a_recipe_is_named_after_its_family_size_and_data(name: str) -> None:
 def test_a_recipe_opens_with_what_it_is(name: str) -> None:
     lines = header(name)
     text = "\n".join(lines)
-    assert all(len(line) <= 120 for line in lines)
+    assert all(len(line) <= 120 or line.startswith("# Run:") for line in lines)  # a command is copied whole
     assert re.search(r"(Source|Method): arXiv:\d{4}\.\d{5}", text.replace("\n# ", " "))
     run = next(line for line in lines if line.startswith("# Run:    "))
     assert run.endswith(name)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
 from training.schedules import cosine_between, linear_between, warmup_cosine, warmup_linear
 
-IJEPA = {"start": 2e-4, "peak": 1e-3, "final": 1e-6, "warmup_steps": 25_000, "total_steps": 187_500}
+IJEPA: dict[str, Any] = {"start": 2e-4, "peak": 1e-3, "final": 1e-6, "warmup_steps": 25_000, "total_steps": 187_500}
 VJEPA_STEPS = 90_000
-VJEPA = {"start": 2e-4, "peak": 6.25e-4, "final": 1e-6, "warmup_steps": 12_000, "total_steps": int(1.25 * VJEPA_STEPS)}
+VJEPA: dict[str, Any] = {
+    "start": 2e-4,
+    "peak": 6.25e-4,
+    "final": 1e-6,
+    "warmup_steps": 12_000,
+    "total_steps": int(1.25 * VJEPA_STEPS),
+}
 
 
 def test_ijepa_reaches_its_published_values() -> None:
@@ -31,9 +38,21 @@ def test_vjepa_stops_at_four_fifths_of_every_schedule() -> None:
 
 
 def test_vjepa2_is_constant_then_cools_down_in_a_straight_line() -> None:
-    constant = {"start": 1e-4, "peak": 5.25e-4, "final": 5.25e-4, "warmup_steps": 12_000, "total_steps": 300_000}
+    constant: dict[str, Any] = {
+        "start": 1e-4,
+        "peak": 5.25e-4,
+        "final": 5.25e-4,
+        "warmup_steps": 12_000,
+        "total_steps": 300_000,
+    }
     assert warmup_linear(11_999, **constant) == warmup_linear(200_000, **constant) == 5.25e-4
-    cooldown = {"start": 5.25e-4, "peak": 5.25e-4, "final": 1e-6, "warmup_steps": 0, "total_steps": 15_000}
+    cooldown: dict[str, Any] = {
+        "start": 5.25e-4,
+        "peak": 5.25e-4,
+        "final": 1e-6,
+        "warmup_steps": 0,
+        "total_steps": 15_000,
+    }
     assert warmup_linear(11_999, **cooldown) == pytest.approx(1.06e-4, rel=1e-2)
 
 

@@ -72,6 +72,7 @@ def matched_steps(recipe: str, baseline: str) -> int:
         config = model_config(settings)
         assert settings.masks is not None  # both predict masked tokens
         per_sample = training_flops_per_sample(settings, config, build_masks(settings.masks, config))
+        assert per_sample is not None  # both methods have a formula
         spent.append((per_sample * settings.data.batch_size * settings.run.accumulation, settings.run.steps))
     (wanted, steps), (each, _) = spent
     return round(steps * wanted / each)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from training.claims.arms import fresh, matched_steps, read_out, tables, train
 from training.claims.base import Arm, Claim, Comparison
 
 RECIPE, BASELINE = "ijepa/tiny_scenes", "mae/tiny_scenes"
-SOURCE = ("scenes", {"size": 64})
+SOURCE: tuple[str, dict[str, Any]] = ("scenes", {"size": 64})
 LABELS = ("shape", "colour", "count", "depth")
 
 

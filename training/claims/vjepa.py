@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from training.claims.arms import fresh, matched_steps, read_out, tables, train
 from training.claims.base import Arm, Claim, Comparison
 
 RECIPE, BASELINE = "vjepa/tiny_moving_scenes", "mae/tiny_moving_scenes"
-SOURCE = ("moving_scenes", {})
+SOURCE: tuple[str, dict[str, Any]] = ("moving_scenes", {})
 LABELS = ("direction", "speed", "colour", "shape")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,9 +15,9 @@ from training.data.batches import BadDataError, BadSamples, BatchReader, Layout,
 SAMPLER = MultiBlock2D(grid=(4, 4), num_targets=2, min_keep=2)
 
 
-def reader(layout: Layout, num_samples: int = 40, **settings: object) -> BatchReader:
+def reader(layout: Layout, num_samples: int = 40, **settings: Any) -> BatchReader:
     source = Patterns(PatternsSettings(num_samples=num_samples))
-    data = DataSettings(source=Named(name="patterns"), batch_size=layout.batch_size, **settings)  # type: ignore[arg-type]
+    data = DataSettings(source=Named(name="patterns"), batch_size=layout.batch_size, **settings)
     return BatchReader(source, data, SAMPLER, (32, 32), 7, layout)
 
 
@@ -49,7 +51,7 @@ def test_crops_and_masks_of_a_sample_do_not_depend_on_its_batch() -> None:
 
 
 def test_a_step_in_the_middle_is_what_it_would_have_been() -> None:
-    settings = {"views": ViewSettings(crop_scale=(0.3, 1.0))}
+    settings: dict[str, Any] = {"views": ViewSettings(crop_scale=(0.3, 1.0))}
     straight = list(batches(reader(Layout(8), **settings), 0, 7, pin_memory=False))
     later = list(batches(reader(Layout(8), **settings), 5, 7, pin_memory=False))
     assert len(straight) == 7 and len(later) == 2
