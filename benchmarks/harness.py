@@ -14,37 +14,40 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """Wall seconds of one call."""
-    start = time.perf_counter()
+Clock = Callable[[], float]
+
+
+def seconds(run: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+    """Seconds of one call, on the wall or on another clock."""
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def matrix_product_rate() -> float:
-    """FLOP/s of a large float32 `a @ b`, what every linear layer calls, best of several."""
-    a, b = torch.randn(1024, 3072), torch.randn(3072, 768)
-    best = min(seconds(lambda: a @ b) for _ in range(20))
+def matrix_product_rate(clock: Clock = time.perf_counter, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of a large `a @ b`, what every linear layer calls, best of several."""
+    a, b = torch.randn(1024, 3072, dtype=dtype), torch.randn(3072, 768, dtype=dtype)
+    best = min(seconds(lambda: a @ b, clock) for _ in range(20))
     return 2.0 * 1024 * 3072 * 768 / best
 
 
-@torch.no_grad()
-def convolution_rate() -> float:
-    """FLOP/s of the same float32 product written as a 1 x 1 convolution, best of several.
+def onednn_rate(clock: Clock = time.perf_counter, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of the same product by oneDNN, best of several; 0 in a build of torch without it.
 
-    Torch hands products to MKL and convolutions to oneDNN. On AMD processors MKL leaves half of the vector unit
-    unused, so `matrix_product_rate` is not what such a machine can do; the larger of the two is nearer to it.
+    Torch hands float32 products to MKL, which leaves half of the vector unit of AMD processors unused. There
+    `matrix_product_rate` is not what the machine can do.
     """
-    pixels = torch.randn(1, 3072, 32, 32).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(768, 3072, 1, 1).contiguous(memory_format=torch.channels_last)
-    best = min(seconds(lambda: F.conv2d(pixels, weight)) for _ in range(20))
+    if not torch.backends.mkldnn.is_available():
+        return 0.0
+    a, b = torch.randn(1024, 3072, dtype=dtype), torch.randn(768, 3072, dtype=dtype)
+    product = torch.ops.mkldnn._linear_pointwise
+    best = min(seconds(lambda: product(a, b, None, "none", [], ""), clock) for _ in range(20))
     return 2.0 * 1024 * 3072 * 768 / best
 
 
@@ -150,7 +153,7 @@ def serve(prepare: Callable[[], tuple[Any, Callable[[int], float]]]) -> None:
         if command == "run":
             wall, cpu = time.perf_counter(), time.process_time()
             result = run(int(index[0]))
-            say({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "result": result})
+            say({"seconds": time.perf_counter() - wall, "processor": time.process_time() - cpu, "result": result})
         elif command == "flops":
             say(count_flops(lambda: run(int(index[0]))))  # noqa: B023 - called at once
         elif command == "memory":

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from jepa_hub import hub
@@ -18,6 +18,7 @@ from jepa_hub.features import Features
 from jepa_hub.models import loading, registry
 from jepa_hub.models.base import JEPAModel, JEPAPreTrainedModel
 from jepa_hub.nn.block import BlockSpec
+from jepa_hub.nn.linear import Linear
 from jepa_hub.nn.pooling import AttentivePooler
 
 
@@ -89,7 +90,7 @@ class Probe(JEPAPreTrainedModel):
                 layer_norm_eps=config.layer_norm_eps,
             )
             self.pooler = AttentivePooler(spec, num_blocks=config.num_blocks, num_queries=config.num_queries)
-        self.linear = nn.Linear(config.hidden_size, config.num_labels)
+        self.linear = Linear(config.hidden_size, config.num_labels)
         self.backbone: JEPAModel | None = None
         if config.backbone is not None:
             family = str(config.backbone["model_type"]).removeprefix(registry.TYPE_PREFIX)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jepa_hub.nn.linear import Linear
 from jepa_hub.nn.positions import Rotary
 
 Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -43,8 +44,8 @@ class Attention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"the width ({dim}) must be divisible by the number of heads ({num_heads})")
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.attend: Attend = sdpa
 
     def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
@@ -66,8 +67,8 @@ class CrossAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"the width ({dim}) must be divisible by the number of heads ({num_heads})")
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.q = Linear(dim, dim, bias=qkv_bias)
+        self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
         self.attend: Attend = sdpa
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:

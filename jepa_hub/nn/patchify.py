@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jepa_hub.nn.linear import Linear, linear
 from jepa_hub.nn.positions import Grid
 
 
@@ -17,7 +17,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, dim: int, *, patch_size: int, tubelet_size: int = 1, num_channels: int = 3) -> None:
         super().__init__()
         self.patch_size, self.tubelet_size, self.num_channels = patch_size, tubelet_size, num_channels
-        self.proj = nn.Linear(num_channels * tubelet_size * patch_size**2, dim)
+        self.proj = Linear(num_channels * tubelet_size * patch_size**2, dim)
 
     def grid(self, pixels: Tensor) -> Grid:
         """Tokens (T, H, W) of pixels [B, C, F, H, W].
@@ -55,4 +55,4 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """[B, N, C*t*p*p] -> [B, N, D]."""
-        return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight, self.proj.bias)
+        return linear(patches.to(self.proj.weight.dtype), self.proj.weight, self.proj.bias)

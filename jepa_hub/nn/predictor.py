@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from jepa_hub.masks import Masks
 from jepa_hub.nn.block import Block, BlockSpec, run_block
+from jepa_hub.nn.linear import Linear
 from jepa_hub.nn.positions import Grid, Rotary
 
 
@@ -36,12 +37,12 @@ class Predictor(nn.Module):
         output_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(encoder_dim, spec.dim)
+        self.embed = Linear(encoder_dim, spec.dim)
         self.mask_tokens = nn.Parameter(torch.zeros(num_mask_tokens, 1, spec.dim))
         self.positions = positions
         self.blocks = nn.ModuleList(Block(spec, index) for index in range(1, depth + 1))
         self.norm = nn.LayerNorm(spec.dim, eps=spec.layer_norm_eps)
-        self.proj = nn.Linear(spec.dim, output_dim or encoder_dim)
+        self.proj = Linear(spec.dim, output_dim or encoder_dim)
         self.gradient_checkpointing = False
 
     def query(self, masks: Masks, conditioning: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from training.probing.linear import linear_probe
 from training.probing.splits import build_source
 from training.probing.tables import FeatureTable
 
-SPLITS = {"train": 4000, "validation": 1000, "test": 2000}  # labelled samples of the read-outs
+SPLITS = {"train": 1000, "validation": 500, "test": 2000}  # labelled samples: few, as where pretraining is needed
 
 
 def recipe_settings(recipe: str, seed: int, work: Path, overrides: Sequence[str] = ()) -> Settings:

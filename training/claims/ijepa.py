@@ -45,7 +45,8 @@ CLAIM = Claim(
     setting=(
         "Pictures of one to four solids, 64 pixels (`scenes`). The pixel predictor has the same encoder, predictor, "
         "pictures and training FLOPs (its steps are scaled). Read-outs are linear, on the mean token of the frozen "
-        "encoder: shape and colour of the nearest solid, how many there are, and the distance of the nearest."
+        "encoder, from 1,000 labelled pictures: shape and colour of the nearest solid, how many there are, and the "
+        "distance of the nearest."
     ),
     metrics={
         "shape": "accuracy, % (4 shapes)",

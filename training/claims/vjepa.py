@@ -9,7 +9,7 @@ from training.claims.arms import fresh, matched_steps, read_out, tables, train
 from training.claims.base import Arm, Claim, Comparison
 
 RECIPE, BASELINE = "vjepa/tiny_moving_scenes", "mae/tiny_moving_scenes"
-SOURCE: tuple[str, dict[str, Any]] = ("moving_scenes", {})
+SOURCE: tuple[str, dict[str, Any]] = ("moving_scenes", {"size": 32, "path": "orbit"})
 LABELS = ("direction", "speed", "colour", "shape")
 
 
@@ -43,12 +43,12 @@ CLAIM = Claim(
         "backbone, better than pixel prediction with the same encoder."
     ),
     setting=(
-        "Clips in which one solid moves among others (`moving_scenes`); no single frame tells direction or speed. The "
-        "pixel predictor has the same encoder, predictor, masks, clips and training FLOPs. Read-outs are linear, on "
-        "the mean token of the frozen encoder."
+        "Clips of 32 pixels in which one solid circles among others (`moving_scenes`); no single frame tells its "
+        "direction (clockwise or not) or speed. The pixel predictor has the same encoder, predictor, masks, clips and "
+        "training FLOPs. Read-outs are linear, on the mean token of the frozen encoder, from 1,000 labelled clips."
     ),
     metrics={
-        "direction": "accuracy, % (motion)",
+        "direction": "accuracy, % (motion, 2 directions)",
         "speed": "accuracy, % (motion, 3 speeds)",
         "colour": "accuracy, % (appearance, 8 colours)",
         "shape": "accuracy, % (appearance, 4 shapes)",
