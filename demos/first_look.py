@@ -19,25 +19,12 @@ from sklearn.datasets import load_sample_images
 from transformers.utils.logging import disable_progress_bar
 
 from jepa_hub.models.base import JEPAModel
-from jepa_hub.models.registry import model_class
 from jepa_hub.pictures import save_pca
 from jepa_hub.processing import JEPAProcessor
 
-SIZE, FRAMES = 224, 16
+IMAGE_MODEL, CLIP_MODEL = "ijepa-tiny-scenes", "vjepa-tiny-moving-scenes"
+SIZE, CLIP_SIZE, FRAMES = 224, 128, 16
 DEFAULT_OUT = Path("demo_output")
-
-
-def small_model(family: str, out: Path) -> JEPAModel:
-    """A ViT-Tiny of a family, saved and loaded as any published weight is.
-
-    Its weights are random until the training issues ship trained ones; the demo says so.
-    """
-    torch.manual_seed(0)
-    frames = {"num_frames": FRAMES} if family == "vjepa2" else {}
-    config = model_class(family).config_class.of_size("vit_tiny", image_size=SIZE, **frames)
-    folder = out / f"{family}-tiny-random"
-    model_class(family)(config).save_pretrained(folder)
-    return JEPAModel.from_pretrained(folder)
 
 
 def write_clip(photograph: np.ndarray, path: Path) -> None:
@@ -57,8 +44,8 @@ def write_clip(photograph: np.ndarray, path: Path) -> None:
 
 def look_at_photographs(photographs: list[np.ndarray], out: Path) -> None:
     """Features and PCA picture of the two photographs."""
-    model = small_model("ijepa", out)
-    processor = JEPAProcessor(image_size=SIZE, resize=256, patch_size=model.config.patch_size)
+    model = JEPAModel.from_pretrained(IMAGE_MODEL)
+    processor = JEPAProcessor(image_size=SIZE, resize=256, patch_size=model.config.patch_size)  # any size is right
     inputs = processor(photographs)
     start = time.perf_counter()
     features = model.encode(inputs)
@@ -78,10 +65,10 @@ def look_at_photographs(photographs: list[np.ndarray], out: Path) -> None:
 def look_at_clip(photograph: np.ndarray, out: Path) -> None:
     """Features, PCA picture, a prediction, and the proof that it saw nothing of its target."""
     write_clip(photograph, out / "clip.mp4")
-    model = small_model("vjepa2", out)
+    model = JEPAModel.from_pretrained(CLIP_MODEL)
     processor = JEPAProcessor(
-        image_size=SIZE,
-        resize=256,
+        image_size=CLIP_SIZE,
+        resize=CLIP_SIZE,
         patch_size=model.config.patch_size,
         tubelet_size=model.config.tubelet_size,
         num_frames=FRAMES,
@@ -113,10 +100,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for pictures and features")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    disable_progress_bar()  # four tiny models: the bars would be most of what is printed
+    disable_progress_bar()  # two tiny models: the bars would be most of what is printed
     photographs = [np.asarray(image) for image in load_sample_images().images]
-    print("jepa_hub on a CPU, offline. The weights are random: no trained small model is shipped yet, so the pictures")
-    print("show what the architecture makes of colour and texture, not what training taught it.\n")
+    print(
+        f"jepa_hub on a CPU, offline, with the shipped models {IMAGE_MODEL} and {CLIP_MODEL}. They are small and were"
+    )
+    print("trained on drawn solids, not on photographs: a first look, not what a large JEPA sees.\n")
     look_at_photographs(photographs, out)
     look_at_clip(photographs[0], out)
     print(f"\nNext: jepa-hub embed YOUR_FOLDER --model MODEL --output features.safetensors, or open {out}/*.png")

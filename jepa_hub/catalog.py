@@ -356,7 +356,41 @@ _UNSUPPORTED = (
     _unsupported("vjepa2.1-vitgigantic-384", "vjepa2_1_vitG_384.pt", 384, None, _NO_2_1),
 )
 
-CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in (*_IJEPA, *_VJEPA, *_VJEPA2_ROWS, *_UNSUPPORTED)}
+# Shipped with this package: small, trained here, for demonstrations and tests -----------------------------------------
+_OURS: dict[str, Any] = {
+    "layout": "jepa_hub",
+    "licence": "apache-2.0",
+    "licence_source": "LICENSE of this package",
+    "networks": ALL_NETWORKS,
+}
+_SHIPPED = (
+    Checkpoint(
+        "ijepa-tiny-scenes",
+        family="ijepa",
+        source="package:ijepa-tiny-scenes",
+        paper="2301.08243",
+        preprocessing=Preprocessing(image_size=64, resize=64),
+        grid_size=(1, 8, 8),
+        parameters=818_048,
+        note="Trained by this project on drawn pictures of solids; it has seen no photograph.",
+        **_OURS,
+    ),
+    Checkpoint(
+        "vjepa-tiny-moving-scenes",
+        family="vjepa",
+        source="package:vjepa-tiny-moving-scenes",
+        paper="2404.08471",
+        preprocessing=Preprocessing(image_size=32, resize=32, num_frames=16),
+        grid_size=(8, 4, 4),
+        parameters=842_624,
+        note="Trained by this project on drawn clips of moving solids; it has seen no film.",
+        **_OURS,
+    ),
+)
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    row.name: row for row in (*_SHIPPED, *_IJEPA, *_VJEPA, *_VJEPA2_ROWS, *_UNSUPPORTED)
+}
 _BY_SOURCE = {row.source: row for row in CHECKPOINTS.values()}
 # File names of official downloads, where one name means one row: the probes of V-JEPA share theirs.
 _FILES = [row.source.rsplit("/", 1)[-1] for row in CHECKPOINTS.values() if row.layout == "official"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from jepa_hub.catalog import (
     ALL_NETWORKS,
@@ -14,10 +16,14 @@ from jepa_hub.catalog import (
     find,
     nearest,
 )
-from tests.hub_server import run_python
+from jepa_hub.models.base import JEPAModel
+from jepa_hub.processing import JEPAProcessor
+from tests.hub_server import ROOT, run_python
 
 ROWS = list(CHECKPOINTS.values())
-MODELS = [row for row in ROWS if row.kind == "model" and row.unsupported is None]
+SHIPPED = [row for row in ROWS if row.source.startswith("package:")]
+PUBLISHED = [row for row in ROWS if row not in SHIPPED]
+MODELS = [row for row in PUBLISHED if row.kind == "model" and row.unsupported is None]
 PROBES = [row for row in ROWS if row.kind == "probe"]
 
 
@@ -46,7 +52,7 @@ def test_what_is_published_is_listed() -> None:
     assert sorted({row.name.split("-")[0] for row in ROWS if row.unsupported}) == ["vjepa2", "vjepa2.1"]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.name)
 def test_row(row: Checkpoint) -> None:
     assert CHECKPOINTS[row.name] is row
     assert re.fullmatch(r"[a-z0-9.-]+", row.name) and row.name.startswith(row.family)
@@ -85,7 +91,7 @@ def test_official_files_hold_three_networks_and_tell_their_heads(row: Checkpoint
 
 
 def test_licences() -> None:
-    by_family = {family: {row.licence for row in ROWS if row.family == family} for family in ("ijepa", "vjepa")}
+    by_family = {family: {row.licence for row in PUBLISHED if row.family == family} for family in ("ijepa", "vjepa")}
     assert by_family == {"ijepa": {"cc-by-nc-4.0"}, "vjepa": {"cc-by-nc-4.0"}}
     assert {row.licence for row in ROWS if row.family == "vjepa2"} <= {"mit", "apache-2.0"}
 
@@ -106,6 +112,32 @@ def test_probes_name_their_backbone(row: Checkpoint) -> None:
     assert backbone.preprocessing.image_size == row.preprocessing.image_size
     if row.layout == "official":
         assert row.scores[0] in backbone.scores
+
+
+@pytest.mark.parametrize("row", SHIPPED, ids=lambda row: row.name)
+def test_shipped_weights_are_here_load_as_float32_and_are_what_their_row_says(row: Checkpoint) -> None:
+    model, processor = JEPAModel.from_pretrained(row.name), JEPAProcessor.from_pretrained(row.name)
+    assert model.dtype == torch.float32 and tuple(model.config.networks) == row.networks
+    assert row.parameters == sum(each.numel() for each in model.target_encoder.parameters())
+    assert model.config.base_grid == row.grid_size and model.config.licence == row.licence == "apache-2.0"
+    assert processor.image_size == row.preprocessing.image_size == model.config.image_size
+    folder = ROOT / "jepa_hub" / "weights" / row.source.removeprefix("package:")
+    assert folder.joinpath("model.safetensors").stat().st_size < 12_000_000
+    with safe_open(folder / "model.safetensors", "pt") as stored:
+        assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.float16}  # noqa: SIM118
+    card = folder.joinpath("README.md").read_text()
+    assert "license: apache-2.0" in card and row.name in card and "How it was made" in card
+    pixels = torch.randn(3, 3, model.config.num_frames, *[model.config.image_size] * 2)
+    features = model.encode(pixels)
+    assert features.tokens.isfinite().all() and features.tokens.flatten(0, 1).std(0).mean() > 0.1
+
+
+def test_the_shipped_weights_are_all_listed_and_within_budget() -> None:
+    folders = {
+        path.parent.name: path.stat().st_size for path in (ROOT / "jepa_hub" / "weights").glob("*/*.safetensors")
+    }
+    assert {row.source.removeprefix("package:") for row in SHIPPED} == set(folders)
+    assert sum(folders.values()) < 42_000_000
 
 
 def test_find() -> None:

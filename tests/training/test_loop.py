@@ -225,3 +225,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_longer_clips_are_not(
             Run(settings_of(model={**start, **change}, masks=masks, data__source=clips, out=tmp_path / "other"))
     with pytest.raises(ValueError, match="of the family vjepa2, the recipe says vjepa"):
         Run(settings_of(model={**start, "name": "vjepa"}, masks=masks, data__source=clips, out=tmp_path / "other"))
+
+
+def test_trackers_get_what_the_log_gets(settings_of: SettingsOf, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Run(settings_of(run__trackers=["tensorboard"])).train()
+    events = EventAccumulator(str(next((tmp_path / "run").rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    seen = {event.step: event.value for event in events.Scalars("loss")}
+    assert seen == pytest.approx({entry["step"]: entry["loss"] for entry in entries})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from jepa_hub.masking.samplers import MultiBlock2D
 from tests.training.patterns import Patterns, PatternsSettings
 from training.config import DataSettings, Named, ViewSettings
 from training.data.batches import BadDataError, BadSamples, BatchReader, Layout, batches
+from training.data.shards import Shards, write_shards
 
 SAMPLER = MultiBlock2D(grid=(4, 4), num_targets=2, min_keep=2)
 
@@ -83,3 +85,16 @@ def test_the_share_of_bad_samples_is_bounded() -> None:
     few.add(1000, ["a"] * 10)
     with pytest.raises(BadDataError, match=r"11 of 1000 samples could not be read, more than data\.max_bad=0\.01"):
         few.add(0, ["b"])
+
+
+def test_shards_on_two_workers_give_each_sample_once(tmp_path: Path) -> None:
+    patterns = Patterns(PatternsSettings(num_samples=40))
+    samples = (patterns.read(index, 0) for index in range(40))
+    write_shards(tmp_path / "set", samples, kind="image", labels=patterns.labels, total=40, samples_per_shard=7)
+    source = Shards(Shards.Settings(root=str(tmp_path / "set")))
+    data = DataSettings(source=Named(name="shards"), batch_size=4)
+    readers = [BatchReader(source, data, SAMPLER, (32, 32), 7, Layout(4, 1, rank, 2)) for rank in range(2)]
+    dealt = [each[number] for each in readers for number in range(5)]
+    assert sorted(int(index) for batch in dealt for index in batch["index"]) == list(range(40))
+    for batch in dealt:
+        assert torch.equal(batch["labels"]["angle"], batch["index"] % 4)
