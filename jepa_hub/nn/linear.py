@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils._python_dispatch import _len_torch_dispatch_stack
+from torch.utils._python_dispatch import _len_torch_dispatch_stack  # type: ignore[attr-defined]
 
 LEAST_ROWS = 64  # below, rearranging the weight costs more than the product saves
 _enabled = True
@@ -63,7 +63,7 @@ def _is_watched() -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
         or _len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
     )
