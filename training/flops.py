@@ -5,7 +5,8 @@ depth L, P pixel values per patch, predictor width p and O channels per predicti
 
     block        n (8 D^2 + 4 D H) + 4 n^2 D          queries, keys, values, projection, MLP; attention (SwiGLU: 6 D H)
     encoder      2 n P D + L block(n)                 n is the number of tokens kept by the mask, or all
-    predictor    2 C D p + M (L block(C + T) + 2 T p O)   M targets of T tokens, each in a row with the C context tokens
+    predictor    2 C D p + M ((L - 1) block(C + T) + last + 2 T p O)   M targets of T tokens, each in a row with the C
+                 context tokens; the last block makes keys and values of all C + T tokens and everything else of T
 
 Backward: two products of the same size for each, but one for the patch embedding (pixels need no gradient) and none
 for the target encoder. Norms, softmax, positions, the optimizer and the moving average are left out: each is a few
@@ -122,6 +123,13 @@ def block_flops(spec: BlockSpec, tokens: int) -> float:
     return _linear_flops(spec, tokens) + 4 * tokens**2 * spec.dim
 
 
+def last_block_flops(spec: BlockSpec, tokens: int, target: int) -> float:
+    """Forward FLOPs of a final block that `tokens` tokens enter and the last `target` leave."""
+    keys_values = 4 * tokens * spec.dim**2
+    rest = _linear_flops(spec, target) - 4 * target * spec.dim**2
+    return keys_values + rest + 4 * tokens * target * spec.dim
+
+
 def encoder_flops(config: JEPAConfig, tokens: int) -> tuple[float, float]:
     """Forward FLOPs of (patch embedding, blocks) of an encoder that sees `tokens` tokens."""
     values = config.num_channels * config.tubelet_size * config.patch_size**2
@@ -134,8 +142,10 @@ def predictor_flops(config: JEPAConfig, group: Group) -> tuple[float, float]:
     width = config.predictor_hidden_size
     projections = 2 * group.context * config.hidden_size * width
     projections += 2 * group.targets * group.target * width * config.prediction_size
-    row = block_flops(config.predictor_spec, group.context + group.target)
-    return float(projections), group.targets * config.predictor_num_hidden_layers * row
+    spec, tokens = config.predictor_spec, group.context + group.target
+    row = (config.predictor_num_hidden_layers - 1) * block_flops(spec, tokens)
+    row += last_block_flops(spec, tokens, group.target)
+    return float(projections), group.targets * row
 
 
 def step_flops(
@@ -206,13 +216,11 @@ def _linear_flops(spec: BlockSpec, tokens: int) -> float:
 
 def _recomputed(config: JEPAConfig, group: Group) -> float:
     """The blocks' forward pass once more, without the last product of each MLP, which nothing in backward needs."""
-    total = 0.0
-    for spec, depth, rows, tokens in (
-        (config.encoder_spec, config.num_hidden_layers, 1, group.context),
-        (config.predictor_spec, config.predictor_num_hidden_layers, group.targets, group.context + group.target),
-    ):
-        total += depth * rows * (block_flops(spec, tokens) - 2 * tokens * spec.dim * spec.mlp_hidden)
-    return total
+    spec, narrow, tokens = config.encoder_spec, config.predictor_spec, group.context + group.target
+    encoder = block_flops(spec, group.context) - 2 * group.context * spec.dim * spec.mlp_hidden
+    row = block_flops(narrow, tokens) - 2 * tokens * narrow.dim * narrow.mlp_hidden
+    last = last_block_flops(narrow, tokens, group.target) - 2 * group.target * narrow.dim * narrow.mlp_hidden
+    return config.num_hidden_layers * encoder + group.targets * ((config.predictor_num_hidden_layers - 1) * row + last)
 
 
 # -------------------------------------------------------------------------------------------------------------- devices

@@ -8,6 +8,7 @@ Activations that a block keeps for backward, with n tokens, width D, MLP width H
     8 n D              inputs of the two norms, in float32
     + n h (6 D + 2 H)  outputs of the norms, queries, keys, values, what attention gives; both sides of the activation
     + n h 2 D          rotary positions: queries and keys once more, turned     (SwiGLU: 4 H for 2 H)
+The last block of a predictor keeps all n of its first norm, keys and values, and of the rest only the targets.
 With activation checkpointing each block keeps its input, n h D, and one block at a time all of the above. Attention is
 fused: no scores are kept. Left out: CUDA's context, workspaces and gaps of the allocator, one to three GiB together.
 """
@@ -119,12 +120,20 @@ def kept_bytes(config: JEPAConfig, groups: tuple[Group, ...], precision: str, *,
             whole = _block_bytes(spec, tokens, number, rotary)
             widest = max(widest, whole)
             total += depth * (tokens * number * spec.dim if checkpointing else whole)
+        if not checkpointing:
+            total -= _not_kept_last(config.predictor_spec, targets * context, number, rotary)
     return total + (widest if checkpointing else 0.0)
 
 
 def _block_bytes(spec: BlockSpec, tokens: int, number: int, rotary: bool) -> float:
     hidden = (4 if spec.hidden_act == "swiglu" else 2) * spec.mlp_hidden
     return tokens * (2.0 * max(FLOAT, number) * spec.dim + number * ((8 if rotary else 6) * spec.dim + hidden))
+
+
+def _not_kept_last(spec: BlockSpec, context: int, number: int, rotary: bool) -> float:
+    """What the last block of a predictor does not keep of its context tokens."""
+    hidden = (4 if spec.hidden_act == "swiglu" else 2) * spec.mlp_hidden
+    return context * (max(FLOAT, number) * spec.dim + number * ((4 if rotary else 3) * spec.dim + hidden))
 
 
 def _block_parameters(spec: BlockSpec) -> int:

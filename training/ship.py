@@ -8,6 +8,7 @@ A shipped weight is replaced, never added to; its row is in `jepa_hub/catalog.py
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,10 @@ def ship(model_folder: Path, name: str, weights: Path = WEIGHTS) -> Path:
             shutil.copy(model_folder / file, draft / file)
     run = str(model_folder.parent.name)
     card = (model_folder / "README.md").read_text(encoding="utf-8")
-    (draft / "README.md").write_text(card.replace(f"{model.config.model_type.split('_')[-1]}-{run}", name), "utf-8")
+    card = card.replace(f"{model.config.model_type.split('_')[-1]}-{run}", name)
+    (draft / "README.md").write_text(_without_folder(card, name), "utf-8")
+    settings = draft / "settings.yaml"
+    settings.write_text(_without_folder(settings.read_text(encoding="utf-8"), name), "utf-8")
     model.half().save_pretrained(draft)
     try:
         _check(model_folder, draft, weights, name)
@@ -51,6 +55,11 @@ def ship(model_folder: Path, name: str, weights: Path = WEIGHTS) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
     return target
+
+
+def _without_folder(text: str, name: str) -> str:
+    """Settings whose run.out is a neutral folder instead of a place on the machine that trained."""
+    return re.sub(r"^  out: .*$", f"  out: runs/{name}", text, flags=re.MULTILINE)
 
 
 def _check(original: Path, draft: Path, weights: Path, name: str) -> None:

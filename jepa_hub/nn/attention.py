@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_hub.nn.linear import Linear
+from jepa_hub.nn.linear import Linear, linear
 from jepa_hub.nn.positions import Rotary
 
 Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -48,8 +48,13 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim)
         self.attend: Attend = sdpa
 
-    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `rotary` holds tables for the same N tokens."""
+    def forward(self, x: Tensor, rotary: Rotary | None = None, last: int | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; `rotary` holds tables for the same N tokens.
+
+        With `last`, only the last so many tokens ask: -> [B, last, D]; all N answer.
+        """
+        if last is not None:
+            return self._of_last(x, rotary, last)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, N, 3, H, D/H]
         query_key, value = qkv[:, :, :2], qkv[:, :, 2]
         if rotary is not None:
@@ -57,6 +62,18 @@ class Attention(nn.Module):
         query, key = query_key.unbind(2)
         out = self.attend(self, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # [B, H, N, D/H]
         return self.proj(out.transpose(1, 2).flatten(2))  # [B, N, D]
+
+    def _of_last(self, x: Tensor, rotary: Rotary | None, last: int) -> Tensor:
+        dim = x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        parts = (None, None) if bias is None else (bias[:dim], bias[dim:])
+        query = linear(x[:, -last:], weight[:dim], parts[0]).unflatten(-1, (self.num_heads, -1))  # [B, last, H, D/H]
+        key_value = linear(x, weight[dim:], parts[1]).unflatten(-1, (2, self.num_heads, -1))  # [B, N, 2, H, D/H]
+        key, value = key_value.unbind(2)
+        if rotary is not None:
+            query, key = rotate(query, rotary.last(last)), rotate(key, rotary)
+        out = self.attend(self, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # [B, H, last, D/H]
+        return self.proj(out.transpose(1, 2).flatten(2))  # [B, last, D]
 
 
 class CrossAttention(nn.Module):

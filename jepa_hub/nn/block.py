@@ -81,7 +81,11 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), over [B, N, D]; `index` counts from 1 in its stack."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), over [B, N, D]; `index` counts from 1 in its stack.
+
+    With `last`, only the last so many tokens come out, [B, last, D]: the others are still attended to, but what a final
+    block would make of them is thrown away anyhow.
+    """
 
     def __init__(self, spec: BlockSpec, index: int = 1) -> None:
         super().__init__()
@@ -92,13 +96,14 @@ class Block(nn.Module):
         mlp_class = SwiGLU if spec.hidden_act == "swiglu" else Mlp
         self.mlp = mlp_class(spec.dim, spec.mlp_hidden)
 
-    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
-        x = x + self.attn(self.norm1(x), rotary)
+    def forward(self, x: Tensor, rotary: Rotary | None = None, last: int | None = None) -> Tensor:
+        kept = x if last is None else x[:, -last:]
+        x = kept + self.attn(self.norm1(x), rotary, last)
         return x + self.mlp(self.norm2(x))
 
 
-def run_block(stack: Any, block: nn.Module, x: Tensor, rotary: Rotary | None) -> Tensor:
+def run_block(stack: Any, block: nn.Module, x: Tensor, rotary: Rotary | None, last: int | None = None) -> Tensor:
     """Apply one block, recomputing it in the backward pass where `gradient_checkpointing_enable()` asked for it."""
     if stack.gradient_checkpointing and stack.training:
-        return stack._gradient_checkpointing_func(block.__call__, x, rotary)
-    return block(x, rotary)
+        return stack._gradient_checkpointing_func(block.__call__, x, rotary, last)
+    return block(x, rotary, last)

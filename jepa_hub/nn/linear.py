@@ -88,10 +88,10 @@ class _Linear(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[-1])  # [R, N]
         of_x = of_weight = of_bias = None
         if need_x:
-            of_x = _product(rows, weight.t().contiguous(), None, "none", [], "").view_as(x)  # [R, K]
+            of_x = _product(rows, weight.t(), None, "none", [], "").view_as(x)  # [R, K]
         if need_weight:
             inputs = x.reshape(-1, x.shape[-1])  # [R, K]
-            of_weight = _product(rows.t().contiguous(), inputs.t().contiguous(), None, "none", [], "")  # [N, K]
+            of_weight = _product(rows.t(), inputs.t(), None, "none", [], "")  # [N, K]
         if ctx.has_bias and need_bias:
             of_bias = rows.sum(dim=0)
         return of_x, of_weight, of_bias

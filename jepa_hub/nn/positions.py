@@ -32,6 +32,10 @@ class Rotary(NamedTuple):
     sin: Tensor
     partner: Tensor | None = None
 
+    def last(self, count: int) -> Rotary:
+        """The rows of the last `count` tokens."""
+        return Rotary(self.cos[..., -count:, :], self.sin[..., -count:, :], self.partner)
+
     def select(self, index: Tensor) -> Rotary:
         """The rows of tokens `index` [B, K]."""
         return Rotary(self.cos[index], self.sin[index], self.partner)  # [B, K, head_dim]

@@ -77,8 +77,9 @@ class Predictor(nn.Module):
             known = known + where[masks.context].to(known.dtype)
             query = query + where[masks.target.flatten(0, 1)].to(query.dtype)
         x = torch.cat([_per_target(known, num_targets), query.to(known.dtype)], dim=1)  # [B*M, C+T, P]
-        for block in self.blocks:
-            x = run_block(self, block, x, rotary)
+        final = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            x = run_block(self, block, x, rotary, length if index == final else None)  # finally [B*M, T, P]
         x = self.proj(self.norm(x[:, -length:]))  # [B*M, T, D]
         return x.unflatten(0, (-1, num_targets))  # [B, M, T, D]
 

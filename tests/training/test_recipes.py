@@ -12,6 +12,7 @@ from torch import nn
 
 from training import build
 from training.config import Named, Settings
+from training.flops import training_flops_per_sample
 from training.optimizers import build_optimizer, schedule
 from training.plan import cost_lines, plan
 from training.recipe import RECIPES, RecipeError, find_recipe, load_recipe, recipe_names, to_yaml
@@ -203,7 +204,14 @@ def test_a_pixel_baseline_differs_in_its_target_only(kind: str) -> None:
     fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "tubelet_size", "image_size")
     configs = [build.model_config(settings) for settings in (jepa, mae)]
     assert [getattr(configs[0], each) for each in fields] == [getattr(configs[1], each) for each in fields]
-    assert jepa.data == mae.data and jepa.run.steps == mae.run.steps
+    assert jepa.data == mae.data
+    spent = []
+    for settings, config in zip((jepa, mae), configs, strict=True):
+        assert settings.masks is not None  # both predict masked tokens
+        each = training_flops_per_sample(settings, config, build.build_masks(settings.masks, config))
+        assert each is not None
+        spent.append(each * settings.run.steps)
+    assert spent[0] == pytest.approx(spent[1], rel=0.02)  # the comparison is at equal cost
 
 
 @pytest.mark.parametrize(
