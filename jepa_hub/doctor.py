@@ -36,11 +36,9 @@ PURPOSE = {
     "kornia": "augmentation",
     "datasets": "training data",
     "webdataset": "training data",
-    "torchdata": "resuming inside an epoch",
     "pydantic": "recipes",
     "pyyaml": "recipes",
     "scikit-learn": "probes",
-    "diffusers": "latent diffusion",
     "peft": "fine-tuning adapters",
     "tensorboard": "training curves",
     "onnx": "ONNX export",
@@ -52,7 +50,10 @@ PURPOSE = {
     "torchcodec": "video decoding on a GPU",
     "pyarrow": "parquet output of `jepa-hub embed`",
 }
-OPTIONAL: dict[str, tuple[str, None]] = {"pyarrow": (">=16", None)}  # in no extra of its own
+OPTIONAL: dict[str, tuple[str, None]] = {
+    "pyarrow": (">=16", None),
+    "peft": (">=0.18", None),
+}  # in no extra of their own
 TWIN = {"onnxruntime": "onnxruntime-gpu", "onnxruntime-gpu": "onnxruntime"}  # they overwrite each other's files
 
 

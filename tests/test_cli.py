@@ -103,7 +103,7 @@ def test_list_filters() -> None:
 
 
 def test_list_says_when_nothing_fits() -> None:
-    result = call("list", "--commercial", "--family", "ijepa")
+    result = call("list", "--commercial", "--family", "vjepa", "--kind", "probe")
     assert result.stdout == "" and "no row" in result.stderr
 
 

@@ -77,7 +77,7 @@ def test_the_report_in_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_one_device_has_no_kind_of_sharing(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["vjepa/tiny_moving_scenes", "--gpu", "none"])
+    main(["vjepa/small_moving_scenes", "--gpu", "none"])
     text = capsys.readouterr().out
     assert "FSDP2" not in text and "communication" not in text and "published" not in text
     assert "masks 1" in text
