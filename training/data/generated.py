@@ -72,6 +72,12 @@ class Generated(Source):
             if not any(folder.glob("*")):
                 self._fill(folder)
             self._stored = Shards(Shards.Settings(root=str(folder)))
+            # A sample's number is its identity: with a gap in the shards later numbers would mean others.
+            if self._stored.damaged or len(self._stored) != settings.num_samples:
+                raise ValueError(
+                    f"{folder} holds {len(self._stored)} whole samples of {settings.num_samples}: it is damaged. Delete "
+                    "it, and it is drawn again"
+                )
 
     @abstractmethod
     def render_samples(self, indices: Sequence[int]) -> list[Sample]:

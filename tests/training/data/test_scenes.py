@@ -239,3 +239,13 @@ def test_two_processes_build_the_same_cache_at_once(tmp_path: Path) -> None:
     source = cached(tmp_path, 1)
     assert list(tmp_path.iterdir()) == [source.folder]
     assert same(source.read(39, 0), source.render_sample(39))
+
+
+def test_a_damaged_cache_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    settings = Scenes.Settings(size=32, num_samples=4, cache=tmp_path, num_processes=1)
+    folder = Scenes(settings).folder
+    assert folder is not None
+    shard = next(folder.glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"it is damaged\. Delete it, and it is drawn again"):
+        Scenes(settings)
