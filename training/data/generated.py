@@ -75,8 +75,8 @@ class Generated(Source):
             # A sample's number is its identity: with a gap in the shards later numbers would mean others.
             if self._stored.damaged or len(self._stored) != settings.num_samples:
                 raise ValueError(
-                    f"{folder} holds {len(self._stored)} whole samples of {settings.num_samples}: it is damaged. Delete "
-                    "it, and it is drawn again"
+                    f"{folder} holds {len(self._stored)} whole samples of {settings.num_samples}: it is damaged. "
+                    "Delete it, and it is drawn again"
                 )
 
     @abstractmethod
