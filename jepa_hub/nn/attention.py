@@ -9,14 +9,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_hub.nn.linear import Linear, linear
+from jepa_hub.nn.onednn import product, usable
 from jepa_hub.nn.positions import Rotary
 
 Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
+CHUNK = 512  # queries at a time: their scores over some thousand keys still fit into a core's cache
+LEAST_KEYS = 512  # below, torch's fused kernel is as fast
+
+
 def sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of [B, heads, Q, head_dim] over [B, heads, K, head_dim] by torch's fused kernel."""
+    """Attention of [B, heads, Q, head_dim] over [B, heads, K, head_dim]: torch's fused kernel.
+
+    On a CPU, without gradients and over many tokens, head by head with oneDNN's products (1.5 x as fast on AMD).
+    """
+    if key.shape[-2] >= LEAST_KEYS <= query.shape[-2] and not torch.is_grad_enabled() and usable(query, key, value):
+        return _by_heads(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
+
+
+def _by_heads(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    out = torch.empty(*query.shape[:-1], value.shape[-1])  # [B, H, Q, head_dim]
+    scale = query.shape[-1] ** -0.5
+    for batch in range(query.shape[0]):
+        for head in range(query.shape[1]):
+            asked, keys = query[batch, head] * scale, key[batch, head].contiguous()  # [Q, head_dim], [K, head_dim]
+            values = value[batch, head].t().contiguous()  # [head_dim, K]
+            for start in range(0, len(asked), CHUNK):
+                weights = product(asked[start : start + CHUNK], keys).softmax(dim=-1)  # [CHUNK, K]
+                out[batch, head, start : start + CHUNK] = product(weights, values)
+    return out
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:

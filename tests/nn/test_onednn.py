@@ -1,4 +1,4 @@
-"""Our linear layer against torch's: values, gradients, and when it steps aside."""
+"""oneDNN's products against torch's: linear layers and attention, their gradients, and when they step aside."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from jepa_hub.nn import linear as module
-from jepa_hub.nn.linear import Linear, linear, plain_products
+from jepa_hub.nn import attention, onednn
+from jepa_hub.nn.linear import Linear, linear
+from jepa_hub.nn.onednn import plain_products
 
 
 @pytest.mark.parametrize("shape", [(70, 12), (2, 50, 12), (2, 3, 25, 12), (7, 12), (12,), (0, 12)])
@@ -60,7 +61,7 @@ def test_it_steps_aside_for_whoever_watches(monkeypatch: pytest.MonkeyPatch) -> 
     def refuses(*_: object) -> torch.Tensor:
         raise AssertionError("oneDNN was called")
 
-    monkeypatch.setattr(module, "_product", refuses)
+    monkeypatch.setattr(onednn, "_product", refuses)
     layer, x = Linear(4, 3), torch.randn(80, 4)
     with plain_products():
         assert layer(x).shape == (80, 3)
@@ -71,14 +72,39 @@ def test_it_steps_aside_for_whoever_watches(monkeypatch: pytest.MonkeyPatch) -> 
         assert layer(x).dtype == torch.bfloat16
     assert torch.export.export(layer, (x,)).module()(x).shape == (80, 3)
     assert torch.func.vmap(layer)(x[None]).shape == (1, 80, 3)
-    if module._find_product() is not None:
+    if onednn._find_product() is not None:
         with pytest.raises(AssertionError, match="oneDNN was called"):
             layer(x)
 
 
 def test_without_onednn_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_product", None)
+    monkeypatch.setattr(onednn, "_product", None)
     layer = Linear(4, 3)
     x = torch.randn(80, 4)
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(512, 512), (700, 513), (1030, 600)])
+def test_attention_by_heads_is_torchs(queries: int, keys: int) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, queries, 3, 8), torch.randn(2, keys, 3, 8), torch.randn(2, keys, 3, 8)
+    query, key, value = (each.transpose(1, 2) for each in (query, key, value))  # strided, as the layers hand them over
+    with torch.no_grad():
+        ours = attention.sdpa(torch.nn.Identity(), query, key, value)
+    assert torch.allclose(ours, F.scaled_dot_product_attention(query, key, value), atol=1e-6)
+
+
+def test_attention_by_heads_is_for_inference_over_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> torch.Tensor:
+        raise AssertionError("by heads")
+
+    monkeypatch.setattr(attention, "_by_heads", refuses)
+    many, few = torch.randn(1, 2, 600, 8), torch.randn(1, 2, 100, 8)
+    assert attention.sdpa(torch.nn.Identity(), many, many, many).shape == many.shape  # gradients are wanted
+    with torch.no_grad():
+        assert attention.sdpa(torch.nn.Identity(), few, few, few).shape == few.shape
+        assert attention.sdpa(torch.nn.Identity(), few, many, many).shape == few.shape
+        if onednn._find_product() is not None:
+            with pytest.raises(AssertionError, match="by heads"):
+                attention.sdpa(torch.nn.Identity(), many, many, many)
