@@ -198,6 +198,9 @@ def vjepa_parts(case: Case) -> tuple[Any, ...]:
 
 def our_step(case: Case, folder: Path, steps: int, precision: str) -> Step:
     """Our step, from the weights and masks in `folder`, or from our own where there are none."""
+    from training.host_memory import keep_freed_memory
+
+    keep_freed_memory()  # as a run does
     sys.path.insert(0, str(ROOT))
     from jepa_hub.masks import Masks
     from training.methods.jepa import JEPA, JEPASettings

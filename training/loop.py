@@ -22,6 +22,7 @@ from training.config import Settings
 from training.data.batches import BadSamples, BatchReader, Layout, batches
 from training.data.views import DeviceViews
 from training.flops import device_peak, training_flops_per_sample
+from training.host_memory import keep_freed_memory
 from training.methods.base import Method
 from training.online_probe import OnlineProbe
 from training.optimizers import build_optimizer, schedule
@@ -57,6 +58,8 @@ class Run:
             step_scheduler_with_optimizer=False,  # else a schedule would step once per process
             dataloader_config=DataLoaderConfiguration(dispatch_batches=False, non_blocking=True),
         )
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.dtype = torch.float64 if settings.run.precision == "fp64" else torch.float32
         self.layout = Layout(
             settings.data.batch_size,
