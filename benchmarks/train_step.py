@@ -198,14 +198,13 @@ def vjepa_parts(case: Case) -> tuple[Any, ...]:
 
 def our_step(case: Case, folder: Path, steps: int, precision: str) -> Step:
     """Our step, from the weights and masks in `folder`, or from our own where there are none."""
-    from training.host_memory import keep_freed_memory
-
-    keep_freed_memory()  # as a run does
     sys.path.insert(0, str(ROOT))
     from jepa_hub.masks import Masks
+    from training.host_memory import keep_freed_memory
     from training.methods.jepa import JEPA, JEPASettings
     from training.optimizers import build_optimizer, schedule
 
+    keep_freed_memory()  # as a run does
     settings = our_settings(case)
     method = JEPA(our_model(case, folder), JEPASettings.model_validate(settings.method.own))
     method.train()
