@@ -56,7 +56,7 @@ def seconds_of(tree: dict[str, Any], workers: int = 1) -> float:
     return time.monotonic() - begin
 
 
-def kill_at_random(tmp_path: Path, kills: int, steps: int, seed: int) -> None:
+def check_killed_runs(tmp_path: Path, kills: int, steps: int, seed: int) -> None:
     changes: dict[str, Any] = {"run__steps": steps, "run__save_every": 1, "run__log_every": 1}
     whole = seconds_of(recipe(tmp_path / "whole", **changes))
     moments = [random.Random(seed + index).uniform(0.1, 0.9) * whole for index in range(kills)]
@@ -68,12 +68,12 @@ def kill_at_random(tmp_path: Path, kills: int, steps: int, seed: int) -> None:
 
 
 def test_killed_runs_end_with_the_same_weights(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, kills=2, steps=12, seed=0)
+    check_killed_runs(tmp_path, kills=2, steps=12, seed=0)
 
 
 @pytest.mark.slow
 def test_twenty_kills_end_with_the_same_weights(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, kills=20, steps=60, seed=100)
+    check_killed_runs(tmp_path, kills=20, steps=60, seed=100)
 
 
 def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from training.registries import entry
 
 AVERAGERS: dict[str, str] = {
     "all_reduce": "training.averaging.all_reduce:AllReduce",
@@ -16,7 +17,4 @@ def averager_class(name: str) -> Any:
     Raises:
         ValueError: there is no such averager.
     """
-    if name not in AVERAGERS:
-        raise ValueError(f"unknown averaging {name!r}; this version has {', '.join(AVERAGERS)}")
-    module, attribute = AVERAGERS[name].split(":")
-    return getattr(import_module(module), attribute)
+    return entry(AVERAGERS, name, "averaging")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.claims.base import Arm
 from training.config import Settings
 from training.probing.features import extract_features, raw_pixels, untrained
 from training.probing.linear import linear_probe
@@ -76,3 +77,36 @@ def matched_steps(recipe: str, baseline: str) -> int:
         spent.append((per_sample * settings.data.batch_size * settings.run.accumulation, settings.run.steps))
     (wanted, steps), (each, _) = spent
     return round(steps * wanted / each)
+
+
+def latent_against_pixels(
+    recipe: str, baseline: str, source: tuple[str, Mapping[str, Any]], labels: Sequence[str], names: tuple[str, str]
+) -> tuple[Arm, ...]:
+    """The arms of a claim that a JEPA learns more than a pixel predictor.
+
+    Args:
+        recipe, baseline: of the JEPA and of the pixel predictor, which gets as many FLOPs.
+        source: of labelled samples, and its settings.
+        labels: what is read out.
+        names: of the JEPA and of the raw-pixel read-out, for the table.
+    """
+
+    def latent(seed: int, work: Path) -> dict[str, float]:
+        return read_out(tables(*source, train(recipe, seed, work)), labels)
+
+    def pixels(seed: int, work: Path) -> dict[str, float]:
+        steps = f"run.steps={matched_steps(recipe, baseline)}"
+        return read_out(tables(*source, train(baseline, seed, work, [steps])), labels)
+
+    def nothing(seed: int, work: Path) -> dict[str, float]:
+        return read_out(tables(*source, fresh(recipe, seed)), labels)
+
+    def raw(seed: int, work: Path) -> dict[str, float]:
+        return read_out(tables(*source, None), labels)
+
+    return (
+        Arm("latent", names[0], latent),
+        Arm("pixels", "pixel prediction, equal FLOPs", pixels),
+        Arm("untrained", "random weights", nothing),
+        Arm("raw", names[1], raw, seeds=1),  # nothing in it is random
+    )

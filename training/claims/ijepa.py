@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from training.claims.arms import fresh, matched_steps, read_out, tables, train
-from training.claims.base import Arm, Claim, Comparison
+from training.claims.arms import latent_against_pixels
+from training.claims.base import Claim, Comparison
 
 RECIPE, BASELINE = "ijepa/tiny_scenes", "mae/tiny_scenes"
 SOURCE: tuple[str, dict[str, Any]] = ("scenes", {"size": 64})
 LABELS = ("shape", "colour", "count", "depth")
-
-
-def latent(seed: int, work: Path) -> dict[str, float]:
-    """Read-outs of the I-JEPA."""
-    return read_out(tables(*SOURCE, train(RECIPE, seed, work)), LABELS)
-
-
-def pixels(seed: int, work: Path) -> dict[str, float]:
-    """Read-outs of the pixel predictor that had the same encoder, predictor, data and FLOPs."""
-    steps = matched_steps(RECIPE, BASELINE)
-    return read_out(tables(*SOURCE, train(BASELINE, seed, work, [f"run.steps={steps}"])), LABELS)
-
-
-def nothing(seed: int, work: Path) -> dict[str, float]:
-    """Read-outs of the encoder that was never trained."""
-    return read_out(tables(*SOURCE, fresh(RECIPE, seed)), LABELS)
-
-
-def raw(seed: int, work: Path) -> dict[str, float]:
-    """Read-outs of the pixels themselves (the same for every seed: there is nothing random in them)."""
-    return read_out(tables(*SOURCE, None), LABELS)
 
 
 CLAIM = Claim(
@@ -54,12 +32,7 @@ CLAIM = Claim(
         "count": "accuracy, % (1 to 4)",
         "depth": "R2, % (distance of the nearest solid)",
     },
-    arms=(
-        Arm("latent", "I-JEPA", latent),
-        Arm("pixels", "pixel prediction, equal FLOPs", pixels),
-        Arm("untrained", "random weights", nothing),
-        Arm("raw", "16 x 16 pixels", raw, seeds=1),
-    ),
+    arms=latent_against_pixels(RECIPE, BASELINE, SOURCE, LABELS, ("I-JEPA", "16 x 16 pixels")),
     comparisons=(
         *(Comparison(label, "latent", "pixels") for label in ("shape", "count", "depth")),
         *(Comparison(label, "latent", "untrained") for label in ("shape", "count", "depth")),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from training.claims.base import Claim
-from training.config import nearest
+from training.registries import entry
 
 CLAIMS: dict[str, str] = {
     "ijepa": "training.claims.ijepa:CLAIM",
@@ -19,9 +17,6 @@ def claim(name: str) -> Claim:
     Raises:
         ValueError: there is no such claim; the nearest is named.
     """
-    if name not in CLAIMS:
-        raise ValueError(f"unknown claim {name!r}{nearest(name, CLAIMS)}; there are {', '.join(CLAIMS)}")
-    module, attribute = CLAIMS[name].split(":")
-    found = getattr(import_module(module), attribute)
+    found = entry(CLAIMS, name, "claim")
     assert isinstance(found, Claim)
     return found

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from training.claims.arms import fresh, matched_steps, read_out, tables, train
-from training.claims.base import Arm, Claim, Comparison
+from training.claims.arms import latent_against_pixels
+from training.claims.base import Claim, Comparison
 
 RECIPE, BASELINE = "vjepa/tiny_moving_scenes", "mae/tiny_moving_scenes"
 SOURCE: tuple[str, dict[str, Any]] = ("moving_scenes", {"size": 32, "path": "orbit"})
 LABELS = ("direction", "speed", "colour", "shape")
-
-
-def latent(seed: int, work: Path) -> dict[str, float]:
-    """Read-outs of the V-JEPA."""
-    return read_out(tables(*SOURCE, train(RECIPE, seed, work)), LABELS)
-
-
-def pixels(seed: int, work: Path) -> dict[str, float]:
-    """Read-outs of the pixel predictor that had the same encoder, predictor, data and FLOPs."""
-    steps = matched_steps(RECIPE, BASELINE)
-    return read_out(tables(*SOURCE, train(BASELINE, seed, work, [f"run.steps={steps}"])), LABELS)
-
-
-def nothing(seed: int, work: Path) -> dict[str, float]:
-    """Read-outs of the encoder that was never trained."""
-    return read_out(tables(*SOURCE, fresh(RECIPE, seed)), LABELS)
-
-
-def raw(seed: int, work: Path) -> dict[str, float]:
-    """Read-outs of the pixels themselves."""
-    return read_out(tables(*SOURCE, None), LABELS)
 
 
 CLAIM = Claim(
@@ -53,12 +31,7 @@ CLAIM = Claim(
         "colour": "accuracy, % (appearance, 8 colours)",
         "shape": "accuracy, % (appearance, 4 shapes)",
     },
-    arms=(
-        Arm("latent", "V-JEPA", latent),
-        Arm("pixels", "pixel prediction, equal FLOPs", pixels),
-        Arm("untrained", "random weights", nothing),
-        Arm("raw", "16 x 16 pixels of 4 frames", raw, seeds=1),
-    ),
+    arms=latent_against_pixels(RECIPE, BASELINE, SOURCE, LABELS, ("V-JEPA", "16 x 16 pixels of 4 frames")),
     comparisons=(
         *(Comparison(label, "latent", "pixels") for label in ("direction", "shape")),
         *(Comparison(label, "latent", "untrained") for label in ("direction", "shape")),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from training.registries import entry
 
 SOURCES: dict[str, str] = {
     "image_folder": "training.data.image_folder:ImageFolder",
@@ -22,7 +23,4 @@ def source_class(name: str) -> Any:
     Raises:
         ValueError: there is no such source.
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown source {name!r}; this version has {', '.join(SOURCES)}")
-    module, attribute = SOURCES[name].split(":")
-    return getattr(import_module(module), attribute)
+    return entry(SOURCES, name, "source")

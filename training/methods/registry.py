@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from training.registries import entry
 
 METHODS: dict[str, str] = {
     "jepa": "training.methods.jepa:JEPA",
@@ -17,7 +18,4 @@ def method_class(name: str) -> Any:
     Raises:
         ValueError: there is no such method.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; this version has {', '.join(METHODS)}")
-    module, attribute = METHODS[name].split(":")
-    return getattr(import_module(module), attribute)
+    return entry(METHODS, name, "method")
