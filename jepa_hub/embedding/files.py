@@ -94,6 +94,7 @@ def _rows(embedder: Embedder, todo: Sequence[FileInfo], store: Store, log: _Erro
     seen: dict[FileInfo, int] = {info: len(kept) for info, kept in store.windows.items()}
 
     def flush() -> int:
+        """Encode and keep what waits in `batch`; how many files that finished."""
         if not batch:
             return 0
         results = embedder.encode(batch)

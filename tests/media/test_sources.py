@@ -29,16 +29,6 @@ from tests.media_files import (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("videos")
-
-
-@pytest.fixture(scope="module")
-def clip_path(folder: Path) -> Path:
-    return encode(folder / "clip.mp4", options={"g": "12"})
-
-
-@pytest.fixture(scope="module")
 def noisy(folder: Path) -> Path:
     """Frames that hardly compress, so that cutting the file loses some; the index is at the front."""
     generator = np.random.default_rng(0)

@@ -23,16 +23,6 @@ from tests.media_files import (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("videos")
-
-
-@pytest.fixture(scope="module")
-def clip_path(folder: Path) -> Path:
-    return encode(folder / "clip.mp4", options={"g": "12"})
-
-
 @pytest.mark.parametrize(
     ("suffix", "codec", "rounding"),
     [
