@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--test", type=int, default=1000, help="samples that are scored (default 1000)")
     add("--seeds", type=_seeds, default=(0,), help="comma-separated; each draws its own training samples")
     add("--epochs", type=int, default=20, help="of attentive probes (default 20)")
+    add("--layers", type=int, default=1, help="how many of the last blocks to read, side by side (default 1)")
     add("--size", type=int, help="pixels per side given to the model; its own by default")
     add("--batch-size", type=int, default=64, help="samples encoded at a time (default 64)")
     add("--workers", type=int, default=0, help="processes that read samples (default 0)")
@@ -89,6 +90,7 @@ def probe_command(chosen: argparse.Namespace) -> dict[str, Any]:
         test=chosen.test,
         seeds=chosen.seeds,
         epochs=chosen.epochs,
+        layers=chosen.layers,
         batch_size=chosen.batch_size,
         cache=chosen.cache,
         save_probes=chosen.save_probes,

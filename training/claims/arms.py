@@ -35,21 +35,24 @@ def train(recipe: str, seed: int, work: Path, overrides: Sequence[str] = ()) -> 
     return JEPAModel.from_pretrained(final)
 
 
-def fresh(recipe: str, seed: int) -> Any:
+def fresh(recipe: str, seed: int, overrides: Sequence[str] = ()) -> Any:
     """The untrained model of a recipe."""
     from training.build import build_model
 
-    settings = recipe_settings(recipe, seed, Path("unused"))
+    settings = recipe_settings(recipe, seed, Path("unused"), overrides)
     return untrained(build_model(settings), seed)
 
 
-def tables(source: str, settings: Mapping[str, Any], model: Any | None) -> dict[str, FeatureTable]:
-    """Features of the three splits: of a model, or raw pixels for None."""
+def tables(source: str, settings: Mapping[str, Any], model: Any | None, layers: int = 1) -> dict[str, FeatureTable]:
+    """Features of the three splits: of a model's last `layers` blocks, or raw pixels for None."""
     found = {}
     for split, count in SPLITS.items():
         samples = build_source(source, {**settings, "split": split, "num_samples": count})
         options: dict[str, Any] = {"limit": count, "progress": False}
-        found[split] = raw_pixels(samples, **options) if model is None else extract_features(model, samples, **options)
+        if model is None:
+            found[split] = raw_pixels(samples, **options)
+        else:
+            found[split] = extract_features(model, samples, layers=layers, **options)
     return found
 
 
@@ -62,14 +65,14 @@ def read_out(found: Mapping[str, FeatureTable], labels: Sequence[str]) -> dict[s
     return scores
 
 
-def matched_steps(recipe: str, baseline: str) -> int:
-    """Steps after which `baseline` has spent as many training FLOPs as `recipe` in all its steps."""
+def matched_steps(recipe: str, baseline: str, overrides: Sequence[str] = ()) -> int:
+    """Steps after which `baseline` has spent as many training FLOPs as `recipe` with `overrides` in all its steps."""
     from training.build import build_masks, model_config
     from training.flops import training_flops_per_sample
 
     spent = []
-    for name in (recipe, baseline):
-        settings = recipe_settings(name, 0, Path("unused"))
+    for name, given in ((recipe, overrides), (baseline, ())):
+        settings = recipe_settings(name, 0, Path("unused"), given)
         config = model_config(settings)
         assert settings.masks is not None  # both predict masked tokens
         per_sample = training_flops_per_sample(settings, config, build_masks(settings.masks, config))
@@ -80,7 +83,12 @@ def matched_steps(recipe: str, baseline: str) -> int:
 
 
 def latent_against_pixels(
-    recipe: str, baseline: str, source: tuple[str, Mapping[str, Any]], labels: Sequence[str], names: tuple[str, str]
+    recipe: str,
+    baseline: str,
+    source: tuple[str, Mapping[str, Any]],
+    labels: Sequence[str],
+    names: tuple[str, str],
+    overrides: Sequence[str] = (),
 ) -> tuple[Arm, ...]:
     """The arms of a claim that a JEPA learns more than a pixel predictor.
 
@@ -89,13 +97,14 @@ def latent_against_pixels(
         source: of labelled samples, and its settings.
         labels: what is read out.
         names: of the JEPA and of the raw-pixel read-out, for the table.
+        overrides: of the JEPA's recipe.
     """
 
     def latent(seed: int, work: Path) -> dict[str, float]:
-        return read_out(tables(*source, train(recipe, seed, work)), labels)
+        return read_out(tables(*source, train(recipe, seed, work, overrides)), labels)
 
     def pixels(seed: int, work: Path) -> dict[str, float]:
-        steps = f"run.steps={matched_steps(recipe, baseline)}"
+        steps = f"run.steps={matched_steps(recipe, baseline, overrides)}"
         return read_out(tables(*source, train(baseline, seed, work, [steps])), labels)
 
     def nothing(seed: int, work: Path) -> dict[str, float]:
@@ -109,4 +118,33 @@ def latent_against_pixels(
         Arm("pixels", "pixel prediction, equal FLOPs", pixels),
         Arm("untrained", "random weights", nothing),
         Arm("raw", names[1], raw, seeds=1),  # nothing in it is random
+    )
+
+
+def learned(
+    recipe: str, source: tuple[str, Mapping[str, Any]], labels: Sequence[str], names: tuple[str, str], layers: int
+) -> tuple[Arm, ...]:
+    """The arms of a claim that a recipe learns features: it, its untrained twin and raw pixels.
+
+    Args:
+        recipe: what is trained.
+        source: of labelled samples, and its settings.
+        labels: what is read out.
+        names: of the model and of the raw-pixel read-out, for the table.
+        layers: how many of the last blocks are read, side by side.
+    """
+
+    def trained(seed: int, work: Path) -> dict[str, float]:
+        return read_out(tables(*source, train(recipe, seed, work), layers), labels)
+
+    def nothing(seed: int, work: Path) -> dict[str, float]:
+        return read_out(tables(*source, fresh(recipe, seed), layers), labels)
+
+    def raw(seed: int, work: Path) -> dict[str, float]:
+        return read_out(tables(*source, None), labels)
+
+    return (
+        Arm("trained", names[0], trained),
+        Arm("untrained", "random weights", nothing),
+        Arm("raw", names[1], raw),  # nothing in it is random: the same for every seed, so that differences are paired
     )

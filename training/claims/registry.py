@@ -7,6 +7,7 @@ from training.registries import entry
 
 CLAIMS: dict[str, str] = {
     "ijepa": "training.claims.ijepa:CLAIM",
+    "ijepa_features": "training.claims.ijepa_features:CLAIM",
     "vjepa": "training.claims.vjepa:CLAIM",
 }
 

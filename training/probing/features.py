@@ -39,6 +39,7 @@ def extract_features(
     batch_size: int = 64,
     limit: int | None = None,
     pooled: bool = True,
+    layers: int = 1,
     cache: Path | None = None,
     indices: Sequence[int] | None = None,
     processor: JEPAProcessor | None = None,
@@ -58,6 +59,8 @@ def extract_features(
         batch_size: samples per call of `encode`.
         limit: only the first so many of `indices`.
         pooled: keep the mean token of each sample instead of all tokens.
+        layers: of a model, how many of its last blocks to read, each through the final norm, their channels side by
+            side; 1 reads its features alone.
         cache: folder in which tables are kept; one is found again by weights, source, samples and preprocessing.
         indices: which samples; all by default.
         processor: how samples become pixels; by default the model's size (other sizes are resized and centre-cropped)
@@ -70,15 +73,19 @@ def extract_features(
         progress: show a bar.
 
     Raises:
-        ValueError: no samples, too many unreadable ones, more tokens than fit in memory, or no `name` for a cache.
+        ValueError: no samples, too many unreadable ones, more tokens than fit in memory, no `name` for a cache, or
+            more layers than there are.
     """
+    _check_layers(encode, layers)
     chosen = list(range(len(source)) if indices is None else indices)[:limit]
     if not chosen:
         raise ValueError("there are no samples to encode: the source is empty, or limit or indices leave nothing")
     processor = processor or default_processor(encode)
     key = ""
     if cache is not None:
-        key = table_key(source, chosen, {"pooled": pooled, "pixels": repr(processor)}, weights_hash(encode, name))
+        key = table_key(
+            source, chosen, {"pooled": pooled, "layers": layers, "pixels": repr(processor)}, weights_hash(encode, name)
+        )
         found = read_table(cache, key, source.labels)
         if found is not None:
             return found
@@ -86,7 +93,7 @@ def extract_features(
         Reader(source, chosen), batch_size=batch_size, num_workers=num_workers, collate_fn=list, shuffle=False
     )
     bar = tqdm(total=len(chosen), desc="features", unit="sample", disable=None if progress else True, leave=False)
-    with bar, frozen(encode) as call:
+    with bar, frozen(encode, layers) as call:
         table = _encode_all(readings, source, _Batch(call, processor, device or _device(encode), pooled), bar, max_bad)
     if cache is not None:
         write_table(cache, key, table)
@@ -133,7 +140,7 @@ def default_processor(encode: Any, image_size: int | tuple[int, int] | None = No
 
 
 @contextmanager
-def frozen(encode: Any) -> Iterator[Encode]:
+def frozen(encode: Any, layers: int = 1) -> Iterator[Encode]:
     """`encode` as a function, its network in eval mode and without gradients meanwhile."""
     network = encode if isinstance(encode, nn.Module) else getattr(encode, "__self__", None)
     modes = [(each, each.training) for each in network.modules()] if isinstance(network, nn.Module) else []
@@ -141,21 +148,35 @@ def frozen(encode: Any) -> Iterator[Encode]:
         for module, _ in modes:
             module.training = False
         with torch.no_grad():
-            yield _model_call(encode) if isinstance(encode, JEPAModel) else encode
+            yield _model_call(encode, layers) if isinstance(encode, JEPAModel) else encode
     finally:
         for module, mode in modes:
             module.training = mode
 
 
-def _model_call(model: JEPAModel) -> Encode:
-    """Features of the model; an image model sees the frames of a clip one by one."""
+def _check_layers(encode: Any, layers: int) -> None:
+    if layers == 1:
+        return
+    if not isinstance(encode, JEPAModel):
+        raise ValueError(f"layers={layers} needs a model; a function gives what it gives")
+    if not 1 <= layers <= encode.config.num_hidden_layers:
+        raise ValueError(f"layers={layers}: this model has 1 to {encode.config.num_hidden_layers} to read")
 
-    def call(pixels: Tensor) -> Tensor | Features:
+
+def _model_call(model: JEPAModel, layers: int) -> Encode:
+    """Features of the model; an image model sees the frames of a clip one by one."""
+    blocks = tuple(range(-layers, 0)) if layers > 1 else ()
+
+    def tokens(pixels: Tensor) -> Tensor:
+        features = model.encode(pixels, layers=blocks)
+        return torch.cat([features.layers[block] for block in blocks], dim=-1) if blocks else features.tokens
+
+    def call(pixels: Tensor) -> Tensor:
         frames = pixels.shape[2]
         if frames == 1 or model.config.tubelet_size > 1 or (model.config.num_frames or 1) > 1:
-            return model.encode(pixels)
+            return tokens(pixels)  # [B, N, layers*D]
         stills = pixels.transpose(1, 2).flatten(0, 1)  # [B*F, 3, H, W]
-        return model.encode(stills).tokens.unflatten(0, (-1, frames)).flatten(1, 2)  # [B, F*N, D]
+        return tokens(stills).unflatten(0, (-1, frames)).flatten(1, 2)  # [B, F*N, layers*D]
 
     return call
 

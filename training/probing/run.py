@@ -42,6 +42,7 @@ class ProbeRun:
         train, validation, test: samples; each seed draws its own `train` ones.
         seeds: of the draws.
         epochs: of attentive probes.
+        layers: how many of the last blocks to read; see `extract_features`.
         batch_size: samples encoded at a time.
         cache: folder for features.
         save_probes: folder for the attentive probes of the first seed, one folder per label.
@@ -62,6 +63,7 @@ class ProbeRun:
     test: int = 1000
     seeds: tuple[int, ...] = (0,)
     epochs: int = 20
+    layers: int = 1
     batch_size: int = 64
     cache: Path | None = None
     save_probes: Path | None = None
@@ -126,6 +128,7 @@ def run_probes(
         "jepa_hub": __version__,
         "model": {"name": name, "class": type(model).__name__, "weights": weights_hash(model)},
         "processor": asdict(processor),
+        "layers": run.layers,
         "source": {"name": run.source, "settings": dict(run.source_settings)},
         "samples": counts,
         "seeds": list(run.seeds),
@@ -159,7 +162,7 @@ def _kinds(model: JEPAModel, run: ProbeRun, processor: JEPAProcessor) -> Iterato
 
     def of_model(network: JEPAModel) -> Extract:
         return lambda source, indices: extract_features(
-            network, source, indices=indices, pooled=pooled, processor=processor, **common
+            network, source, indices=indices, pooled=pooled, layers=run.layers, processor=processor, **common
         )
 
     yield "model", of_model(model)

@@ -13,7 +13,7 @@ from jepa_hub.models.ijepa import IJepaConfig, IJepaModel
 from jepa_hub.models.vjepa import VJepaConfig, VJepaModel
 from jepa_hub.processing import JEPAProcessor
 from tests.training.probing.probe_sources import Squares, SquaresSettings
-from training.probing.features import extract_features, raw_pixels, untrained
+from training.probing.features import default_processor, extract_features, raw_pixels, untrained
 from training.probing.tables import FeatureTable
 
 TINY: dict[str, Any] = {
@@ -53,6 +53,19 @@ def test_features_are_the_models_own_of_processed_pixels(model: IJepaModel) -> N
     tokens = extract_features(model, source, pooled=False, limit=3, **QUIET)
     assert tokens.features.shape == (3, 16, 32)
     assert torch.allclose(tokens.pooled().features, table.features[:3], atol=1e-6)
+
+
+def test_the_last_blocks_side_by_side(model: IJepaModel) -> None:
+    source = squares(length=5)
+    last, both = (extract_features(model, source, layers=layers, **QUIET).features for layers in (1, 2))
+    width = last.shape[1]
+    inputs = default_processor(model)([source.read(index, 0).pixels for index in range(5)], layout="CHW")
+    before = model.encode(inputs, layers=[-2]).layers[-2].mean(dim=1)
+    assert torch.allclose(both[:, :width], before, atol=1e-6) and torch.allclose(both[:, width:], last, atol=1e-6)
+    with pytest.raises(ValueError, match="1 to 2"):
+        extract_features(model, source, layers=3, **QUIET)
+    with pytest.raises(ValueError, match="needs a model"):
+        extract_features(lambda pixels: pixels.flatten(1), source, layers=2, **QUIET)
 
 
 def test_an_image_model_sees_the_frames_of_a_clip_and_a_video_model_a_still(model: IJepaModel) -> None:
