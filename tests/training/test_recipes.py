@@ -226,7 +226,7 @@ def test_a_pixel_baseline_differs_in_its_target_only(kind: str) -> None:
         ("run.step=5", "unknown setting run.step (did you mean 'steps'?)"),
         ("mask.num_targets=3", "unknown setting mask (did you mean 'masks'?)"),
         ("run.steps=-1", "run.steps: Input should be greater than 0 (got -1)"),
-        ("optim.warmup_steps=9999", "optim.warmup_steps (9999) is longer than the schedule (2000 steps x 1)"),
+        ("optim.warmup_steps=9999", "optim.warmup_steps (9999) is longer than the schedule (5000 steps x 1)"),
         ("masks.name=multiblock_2d", "unknown masks 'multiblock_2d' (did you mean 'multi_block_2d'?)"),
         ("optim", "is not key.path=value"),
     ],
