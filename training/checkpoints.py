@@ -24,7 +24,7 @@ MARK = "complete.json"
 UNFINISHED = ".unfinished"
 # A resumed run may change these: they decide neither the weights nor what is learned from.
 FREE = ("run.out", "run.log_every", "run.save_every", "run.keep_last", "run.trackers", "run.threads", "data.workers")
-FREE_TOO = ("data.prefetch", "data.max_bad", "watch", "probe", "data.batch_size", "run.accumulation")
+FREE_TOO = ("data.prefetch", "data.max_bad", "watch", "probe", "data.batch_size", "run.accumulation", "averaging.timeout")
 
 
 class CheckpointError(RuntimeError):

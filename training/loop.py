@@ -6,17 +6,19 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from jepa_hub.masking.draws import keyed
 from training import build, checkpoints, publish
-from training.averaging.base import Averager
+from training.averaging.base import Averager, lost_worker
 from training.averaging.registry import averager_class
 from training.config import Settings
 from training.data.batches import BadSamples, BatchReader, Layout, batches
@@ -51,13 +53,17 @@ class Run:
         self.out = Path(settings.run.out)
         if settings.run.threads:
             torch.set_num_threads(settings.run.threads)
+        kind = averager_class(settings.averaging.name)
+        averaging = build.own_settings(kind.Settings, settings.averaging, "averaging")
         self.accelerator = Accelerator(
             mixed_precision=MIXED[settings.run.precision],
             log_with=list(settings.run.trackers) or None,
             project_dir=str(self.out),
             step_scheduler_with_optimizer=False,  # else a schedule would step once per process
             dataloader_config=DataLoaderConfiguration(dispatch_batches=False, non_blocking=True),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=averaging.timeout))],
         )
+        self.averager: Averager = kind(averaging, self.accelerator)
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
         self.dtype = torch.float64 if settings.run.precision == "fp64" else torch.float32
@@ -94,10 +100,6 @@ class Run:
         method = build.build_method(settings, model).to(self.dtype).train()
         if settings.run.compile:
             compile_blocks(method)
-        kind = averager_class(settings.averaging.name)
-        self.averager: Averager = kind(
-            build.own_settings(kind.Settings, settings.averaging, "averaging"), self.accelerator
-        )
         self.method, self.optimizer = self.averager.prepare(method, build_optimizer(method, settings.optim))
 
     @property
@@ -119,13 +121,27 @@ class Run:
             self.accelerator.init_trackers("jepa_hub", config=simple)
         log = Log(self.out / "log.jsonl") if main else None
         try:
-            self._steps(log)
+            with self._together():
+                self._steps(log)
+                return self.finish()
         finally:
             if log:
                 log.close()
             if settings.run.trackers:
                 self.accelerator.end_training()
-        return self.finish()
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Work with other workers; ends what the averager runs beside it, and tells of lost ones in words."""
+        try:
+            yield
+            self.averager.close(failed=False)
+        except BaseException as error:
+            self.averager.close(failed=True)
+            lost = lost_worker(error, f"after step {self.step}") if self.layout.world > 1 else None
+            if lost is None or lost is error:
+                raise
+            raise lost from error
 
     def _steps(self, log: Log | None) -> None:
         run = self.settings.run
@@ -205,7 +221,7 @@ class Run:
         entry: dict[str, Any] = {"step": self.step, **dict(zip(names, shared, strict=True))}
         with self.averager.evaluating(self.method), torch.no_grad(), self.accelerator.autocast():
             tokens = self.bare_method.features(pixels[:32])
-        measured = guard.measure(tokens)
+        measured = guard.measure(tokens) | self.averager.report()
         peak = self.peak * self.layout.world if self.peak else None
         entry |= measured | clock.read(steps * self.layout.step_size, self.flops, peak)
         warning = guard.judge(self.step, measured)
@@ -218,13 +234,13 @@ class Run:
         """Score the features and keep the best model; every worker does the same, so that none waits for another."""
         with self.averager.evaluating(self.method):
             score = probe.score(self.bare_method.model)
-        entry = {"step": self.step, f"probe_{probe.settings.label}": score}
-        if log:
-            log.write(entry)
-        self.accelerator.log(entry, step=self.step)
-        self.metrics |= entry
-        if probe.improves(score):
-            self.write_model("best")
+            entry = {"step": self.step, f"probe_{probe.settings.label}": score}
+            if log:
+                log.write(entry)
+            self.accelerator.log(entry, step=self.step)
+            self.metrics |= entry
+            if probe.improves(score):
+                self.write_model("best")
 
     def _bar(self) -> Any:
         from tqdm import tqdm
@@ -236,10 +252,10 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint and delete the oldest ones beyond run.keep_last."""
-        self.averager.consolidate(self.method)
 
         def fill(folder: Path) -> None:
-            self.accelerator.save_state(str(folder))
+            with self.averager.evaluating(self.method):
+                self.accelerator.save_state(str(folder))
             state = self.averager.state_dict()
             if state:
                 torch.save(state, folder / f"averager_{self.accelerator.process_index}.pt")

@@ -51,12 +51,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def expected_errors() -> tuple[type[BaseException], ...]:
     """Errors whose text is all that a user needs."""
+    from training.averaging.base import WorkerLostError
     from training.checkpoints import CheckpointError
     from training.data.batches import BadDataError
     from training.recipe import RecipeError
     from training.watch import CollapsedError, DivergedError
 
-    return CheckpointError, BadDataError, CollapsedError, DivergedError, RecipeError, ValueError, FileNotFoundError
+    known = (CheckpointError, BadDataError, CollapsedError, DivergedError, RecipeError, WorkerLostError)
+    return *known, ValueError, FileNotFoundError
 
 
 def run(chosen: argparse.Namespace) -> Any:

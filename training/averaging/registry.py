@@ -8,6 +8,10 @@ from training.registries import entry
 
 AVERAGERS: dict[str, str] = {
     "all_reduce": "training.averaging.all_reduce:AllReduce",
+    "local_sgd": "training.averaging.local_sgd:LocalSGD",
+    "push_sum": "training.averaging.push_sum:PushSum",
+    "async_gossip": "training.averaging.async_gossip:AsyncGossip",
+    "delayed": "training.averaging.delayed:Delayed",
 }
 
 
