@@ -24,7 +24,8 @@ MARK = "complete.json"
 UNFINISHED = ".unfinished"
 # A resumed run may change these: they decide neither the weights nor what is learned from.
 FREE = ("run.out", "run.log_every", "run.save_every", "run.keep_last", "run.trackers", "run.threads", "data.workers")
-FREE_TOO = ("data.prefetch", "data.max_bad", "watch", "probe", "data.batch_size", "run.accumulation", "averaging.timeout")
+FREE_TOO = ("data.prefetch", "data.max_bad", "watch", "probe", "data.batch_size", "run.accumulation")
+FREE_WAITS = ("averaging.timeout",)
 
 
 class CheckpointError(RuntimeError):
@@ -65,7 +66,7 @@ def check_same_run(
         CheckpointError: a setting differs that decides the weights, or the workers no longer see the same samples.
     """
     new, old = flat(now), flat(then)
-    names = sorted(name for name in {*new, *old} if not name.startswith((*FREE, *FREE_TOO)))
+    names = sorted(name for name in {*new, *old} if not name.startswith((*FREE, *FREE_TOO, *FREE_WAITS)))
     differ = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names if new.get(name) != old.get(name)]
     if differ:
         raise CheckpointError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -27,6 +28,17 @@ def train(tree: dict[str, Any], environ: dict[str, str] | None = None) -> None:
         torch.distributed.destroy_process_group()
 
 
+def train_and_tell(tree: dict[str, Any], environ: dict[str, str], told: str) -> None:
+    """As `train`; an error goes into the file `told` as it would be shown to a user, with exit status 1."""
+    from training.train import expected_errors
+
+    try:
+        train(tree, environ)
+    except expected_errors() as error:
+        Path(told).write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+        os._exit(1)  # as after an error in a script: threads that wait for others do not keep the process
+
+
 def start(tree: dict[str, Any], environ: dict[str, str] | None = None) -> Any:
     """A process that trains."""
     process = CONTEXT.Process(target=train, args=(tree, environ))
@@ -34,16 +46,19 @@ def start(tree: dict[str, Any], environ: dict[str, str] | None = None) -> Any:
     return process
 
 
-def start_workers(tree: dict[str, Any], world: int) -> list[Any]:
-    """Processes that train together over gloo."""
+def shared_environ(world: int) -> list[dict[str, str]]:
+    """What torchrun tells each of `world` workers on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    return [
-        start(tree, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)})
-        for rank in range(world)
-    ]
+    shared |= {"LOCAL_WORLD_SIZE": str(world), "ACCELERATE_USE_CPU": "true"}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+
+
+def start_workers(tree: dict[str, Any], world: int) -> list[Any]:
+    """Processes that train together over gloo."""
+    return [start(tree, environ) for environ in shared_environ(world)]
 
 
 def finish(processes: list[Any], seconds: float = 120) -> None:

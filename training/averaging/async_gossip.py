@@ -5,15 +5,12 @@ A thread beside the training holds the weights x. Odd workers are active: once p
 and adds what its optimizer did to whatever x has become. An exchange moves equal and opposite amounts, so the mean of
 all x changes by nothing but the optimizers' steps.
 
-Messages go over gloo on the CPU, with the blocking receive from any source: a gloo receive does not tell before it is
-waited for whether it has completed, and a communicator of NCCL must not be shared between threads.
 Source: arXiv:1710.06952. Unlike the paper's code, a gradient is taken at the copied x itself, not one step ahead.
 """
 
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
@@ -24,10 +21,9 @@ from jepa_hub.masking.draws import keyed, keyed_pick
 from training.averaging.base import AveragingSettings, WorkerLostError
 from training.averaging.per_worker import PerWorker
 from training.averaging.topology import TopologySettings
+from training.averaging.wire import REPLY, REQUEST, next_request, open_wire, receive, send
 
-FOREVER = timedelta(days=30)  # a passive worker may hear nothing for as long as nobody has anything to say
 SAY, STOP = 0.0, 1.0
-REQUEST, REPLY = 1, 2  # tags
 PEERS = 107  # purpose of a key, so that no two draws of a run share one
 
 
@@ -65,7 +61,7 @@ class AsyncGossip(PerWorker):
         self.failure: BaseException | None = None
         self.wire = self.thread = None
         if self.world > 1:
-            self.wire = dist.new_group(timeout=FOREVER, backend="gloo")
+            self.wire = open_wire()
             target = self._active if self.rank % 2 else self._passive
             self.thread = threading.Thread(target=self._guarded, args=(target,), name="gossip", daemon=True)
             self.thread.start()
@@ -93,7 +89,8 @@ class AsyncGossip(PerWorker):
             return
         with self.wanted:
             done = self.wanted.wait_for(
-                lambda: not self.rank % 2 or self.exchanges >= self.allowed or self.failure is not None, self.settings.timeout
+                lambda: not self.rank % 2 or self.exchanges >= self.allowed or self.failure is not None,
+                self.settings.timeout,
             )
         self._check()
         if not done:
@@ -116,7 +113,7 @@ class AsyncGossip(PerWorker):
             self.x, self.seen = agreed, self.flat.read()
 
     def own_state(self) -> dict[str, Any]:
-        """x and what the module held; nothing is under way when it is saved."""
+        """The weights and what the module held; nothing is under way when it is saved."""
         self.quiet()
         numbers = {"steps": self.steps, "exchanges": self.exchanges, "allowed": self.allowed}
         return {"x": self.x.cpu(), "seen": self.seen.cpu(), **numbers}
@@ -161,7 +158,7 @@ class AsyncGossip(PerWorker):
             ) from self.failure
 
     def _active(self) -> None:
-        limit = timedelta(seconds=self.settings.timeout)
+        limit = self.settings.timeout
         while True:
             with self.wanted:
                 self.wanted.wait_for(lambda: self.stopping or self.exchanges < self.allowed)
@@ -171,9 +168,8 @@ class AsyncGossip(PerWorker):
             peer = self.neighbours[int(draw)]
             with self.lock:
                 mine = self.x.clone()
-            dist.isend(self._message(mine, SAY), peer, group=self.wire, tag=REQUEST).wait(limit)
-            reply = torch.empty_like(mine, device="cpu")
-            dist.irecv(reply, peer, group=self.wire, tag=REPLY).wait(limit)
+            send(self.wire, self._message(mine, SAY), peer, REQUEST, limit)
+            reply = receive(self.wire, mine, peer, REPLY, limit)
             with self.lock:
                 self.x = self.x + (reply.to(mine.device) - mine) / 2
             with self.wanted:
@@ -181,12 +177,12 @@ class AsyncGossip(PerWorker):
                 self.wanted.notify_all()
         if self.rank == 1:
             for passive in range(0, self.world, 2):
-                dist.isend(self._message(self.x, STOP), passive, group=self.wire, tag=REQUEST).wait(limit)
+                send(self.wire, self._message(self.x, STOP), passive, REQUEST, limit)
 
     def _passive(self) -> None:
         inbox = torch.empty(self.flat.count + 1, dtype=self.flat.dtype)
         while True:
-            sender = dist.recv(inbox, None, group=self.wire, tag=REQUEST)
+            sender = next_request(self.wire, inbox)
             if inbox[-1] == STOP:
                 return
             with self.lock:
@@ -194,9 +190,7 @@ class AsyncGossip(PerWorker):
                 mine = self.x
                 self.x = mine + (theirs - mine) / 2
             self.exchanges += 1
-            dist.isend(mine.cpu(), sender, group=self.wire, tag=REPLY).wait(
-                timedelta(seconds=self.settings.timeout)
-            )
+            send(self.wire, mine.cpu(), sender, REPLY, self.settings.timeout)
 
     def _message(self, vector: Tensor, kind: float) -> Tensor:
         return torch.cat([vector.cpu(), torch.full((1,), kind, dtype=vector.dtype)])

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import copy
 import threading
-from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from training.averaging.base import AveragingSettings, WorkerLostError
 from training.averaging.per_worker import PerWorker
 from training.averaging.server import DelayedServer, StepSize, StepSizes
+from training.averaging.wire import REPLY, REQUEST, next_request, open_wire, receive, send
 
-FOREVER = timedelta(days=30)
 GRADIENT, READ, STOP = 0.0, 1.0, 2.0
-REQUEST, REPLY = 1, 2  # tags
 OPTIONS = ("lr", "weight_decay")  # of a parameter group, set by the schedule of the worker that sends
 
 
@@ -74,7 +71,7 @@ class Delayed(PerWorker):
             sizes = StepSizes(settings.step_size, divisor=settings.divisor, share=settings.share)
             self.server = DelayedServer(copy.deepcopy(inner), sizes, self.world, aggregate=settings.aggregate)
         if self.world > 1:
-            self.wire = dist.new_group(timeout=FOREVER, backend="gloo")
+            self.wire = open_wire()
             if self.rank == 0:
                 self.thread = threading.Thread(target=self._guarded, name="server", daemon=True)
                 self.thread.start()
@@ -105,13 +102,12 @@ class Delayed(PerWorker):
                 if kind == GRADIENT:
                     self.delay = self.server.update(0, self.version, gradient, rates)
                 return self.server.read(), self.server.version
-        limit = timedelta(seconds=self.settings.timeout)
+        limit = self.settings.timeout
         options = [rate[name] for rate in rates for name in OPTIONS] or [0.0] * (self.header - 3)
-        reply = torch.empty(self.count + 3, dtype=gradient.dtype)
         try:
             head = torch.tensor([kind, *_split(self.version), *options], dtype=gradient.dtype)
-            dist.isend(torch.cat([gradient.cpu(), head]), 0, group=self.wire, tag=REQUEST).wait(limit)
-            dist.irecv(reply, 0, group=self.wire, tag=REPLY).wait(limit)
+            send(self.wire, torch.cat([gradient.cpu(), head]), 0, REQUEST, limit)
+            reply = receive(self.wire, torch.empty(self.count + 3, dtype=gradient.dtype), 0, REPLY, limit)
         except RuntimeError as error:
             raise WorkerLostError(
                 f"worker {self.rank} lost the server (worker 0) after update {self.version}: it died, or did not "
@@ -161,7 +157,7 @@ class Delayed(PerWorker):
         if self.rank == 1:
             head = torch.zeros(self.count + self.header, dtype=self.parameters[0].dtype)
             head[self.count] = STOP
-            dist.isend(head, 0, group=self.wire, tag=REQUEST).wait(timedelta(seconds=self.settings.timeout))
+            send(self.wire, head, 0, REQUEST, self.settings.timeout)
         if self.thread is not None:
             self.thread.join(self.settings.timeout)
 
@@ -179,7 +175,7 @@ class Delayed(PerWorker):
         device = self.parameters[0].device
         inbox = torch.empty(self.count + self.header, dtype=self.parameters[0].dtype)
         while True:
-            sender = dist.recv(inbox, None, group=self.wire, tag=REQUEST)
+            sender = next_request(self.wire, inbox)
             head = inbox[self.count :].tolist()
             if head[0] == STOP:
                 return
@@ -196,7 +192,7 @@ class Delayed(PerWorker):
                 reply = self.server.read().cpu()
                 version = self.server.version
             answer = torch.cat([reply, torch.tensor([*_split(version), float(delay)], dtype=reply.dtype)])
-            dist.isend(answer, sender, group=self.wire, tag=REPLY).wait(timedelta(seconds=self.settings.timeout))
+            send(self.wire, answer, sender, REPLY, self.settings.timeout)
 
 
 def _split(version: int) -> tuple[float, float]:

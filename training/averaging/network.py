@@ -130,12 +130,12 @@ def gossip_ends(load: Workload, network: Network, slow: Tensor, topology: Topolo
 
 
 def async_gossip_ends(load: Workload, slow: Tensor) -> Tensor:
-    """When every step ends where training never waits; an exchange that is not done in time makes the next one later."""
+    """When every step ends where training never waits; a slow exchange only makes the next one later."""
     return (slow * load.seconds).cumsum(0)
 
 
 def server_ends(load: Workload, network: Network, slow: Tensor) -> Tensor:
-    """When every step ends with a server: its link takes one gradient and gives one model at a time, both ways at once."""
+    """When every step ends with a server, whose link takes one gradient and gives one model at a time."""
     steps, workers = slow.shape
     travel = load.size / network.bandwidth
     done = [0] * workers

@@ -1,9 +1,9 @@
 """Push-sum gossip (SGP), with overlap (OSGP); on a doubly stochastic topology it is D-PSGD.
 
-Every worker i keeps a mass x_i and a weight w_i, and computes at z_i = x_i / w_i, which is what its module holds. A step
-adds what the optimizer did to z_i to x_i; then x_i and w_i are split over the peers. With staleness k the shares of
-step t are added at step t + k, so that they travel while k steps are computed; which share arrives when never depends
-on the network, so a run is a function of its seed.
+Every worker i keeps a mass x_i and a weight w_i, and computes at z_i = x_i / w_i, which is what its module holds. A
+step adds what the optimizer did to z_i to x_i; then x_i and w_i are split over the peers. With staleness k the shares
+of step t are added at step t + k, so that they travel while k steps are computed; which share arrives when never
+depends on the network, so a run is a function of its seed.
 Source: arXiv:1811.10792, algorithm 1 (SGP) and sec. 3 (overlap). The code of the paper waits for at most k steps
 instead of exactly k.
 """
@@ -73,11 +73,11 @@ class PushSum(PerWorker):
         return self.mass[-1].item()
 
     def debiased(self) -> Tensor:
-        """z = x / w, [count]."""
+        """The de-biased weights x / w, [count]."""
         return self.mass[:-1] / self.mass[-1]
 
     def current(self) -> Tensor:
-        """x with what happened to the module since the last mix, and w, [count + 1]."""
+        """The mass with what happened to the module since the last mix, and the weight, [count + 1]."""
         change = self.flat.read() - self.flat.rounded(self.debiased())
         return torch.cat([self.mass[:-1] + change, self.mass[-1:]])
 

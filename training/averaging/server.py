@@ -69,7 +69,9 @@ class DelayedServer:
             Source: arXiv:1507.02946 (IAG), arXiv:1610.05507 (its proximal form); here without the proximal step.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, sizes: StepSizes, num_workers: int, *, aggregate: bool) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, sizes: StepSizes, num_workers: int, *, aggregate: bool
+    ) -> None:
         self.optimizer, self.sizes, self.aggregate = optimizer, sizes, aggregate
         self.parameters: list[Tensor] = [each for group in optimizer.param_groups for each in group["params"]]
         self.counts = [each.numel() for each in self.parameters]
@@ -89,7 +91,9 @@ class DelayedServer:
         for own, part in zip(self.parameters, vector.split(self.counts), strict=True):
             own.copy_(part.view(own.shape))
 
-    def update(self, worker: int, version: int, gradient: Tensor, rates: Sequence[dict[str, float]] | None = None) -> int:
+    def update(
+        self, worker: int, version: int, gradient: Tensor, rates: Sequence[dict[str, float]] | None = None
+    ) -> int:
         """Apply a gradient and return its delay in updates.
 
         Args:

@@ -83,9 +83,7 @@ class Topology:
 
     def in_peers(self, rank: int, step: int) -> tuple[int, ...]:
         """Workers that send to `rank` at `step`, in rising order."""
-        return tuple(
-            sender for sender, peers in enumerate(self.rounds[step % len(self.rounds)]) if rank in peers
-        )
+        return tuple(sender for sender, peers in enumerate(self.rounds[step % len(self.rounds)]) if rank in peers)
 
     def share(self, rank: int, step: int) -> float:
         """The part of its mass that `rank` keeps at `step`, and sends to each peer."""
@@ -173,11 +171,11 @@ def from_rounds(name: str, rounds: Sequence[Sequence[Sequence[int]]]) -> Topolog
                     f"of 0 .. {size - 1} other than itself"
                 )
     found = Topology(name, tuple(tuple(tuple(peers) for peers in each) for each in rounds))
-    reach = sum(found.matrix(step) for step in range(len(rounds))) > 0
+    reach = torch.stack([found.matrix(step) for step in range(len(rounds))]).sum(0)
     for _ in range(size.bit_length()):
-        reach = (reach.double() @ reach.double()) > 0
+        reach = ((reach @ reach) > 0).double()
     if not bool(reach.all()):
-        receiver, sender = (int(index) for index in (~reach).nonzero()[0])
+        receiver, sender = (int(index) for index in (reach == 0).nonzero()[0])
         raise TopologyError(f"{name}: nothing that worker {sender} sends ever reaches worker {receiver}")
     return found
 
