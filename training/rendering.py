@@ -13,7 +13,8 @@ HEAD = """# Reproduction
 
 Claims of the papers, tested at a scale that two processor cores can carry. Rendered from the result files in
 `training/claims/results` by `python -m training.reproduce --render`; nothing here is typed by hand. A claim *holds*
-when the 95 % t-interval of every decisive paired difference lies above zero; *does not hold at this scale* says just
+when the 95 % t-interval of every decisive paired difference lies above zero (or above the margin that its row names,
+below zero for "no worse than"); *does not hold at this scale* says just
 that, and is no statement about the paper's scale. What was not run is said to be not run.
 
 | claim | paper | verdict |
@@ -35,7 +36,10 @@ def render(results_root: Path, out: Path) -> None:
         if any(arm.name in results for arm in each.arms):
             pictures.mkdir(parents=True, exist_ok=True)
             picture = pictures / f"{name}.png"
-            draw(each, results, picture)
+            if each.picture is None:
+                draw(each, results, picture)
+            else:
+                each.picture(results, picture)
         sections.append(section(each, results, picture.relative_to(out.parent).as_posix() if picture else None))
     draft = out.with_name(out.name + ".unfinished")
     draft.write_text(HEAD + "\n".join(lines) + "\n\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
@@ -89,9 +93,10 @@ def effects(each: Claim, results: Results) -> str:
     for comparison in each.comparisons:
         found = effect(results, comparison)
         kind = "" if comparison.decisive else " (reported only)"
+        margin = f" > {comparison.margin:g}" if comparison.margin else ""
         rows.append(
-            f"| {comparison.better} - {comparison.worse} | {comparison.metric} | {interval(found)} | {found.pairs} | "
-            f"{power(each, results, found)} | {found.verdict}{kind} |"
+            f"| {comparison.better} - {comparison.worse}{margin} | {comparison.metric} | {interval(found)} | "
+            f"{found.pairs} | {power(each, results, found)} | {found.verdict}{kind} |"
         )
     return "\n".join(rows)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from training.probing.results import summarise, t_quantile
 
+Results = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> the result file
 HOLDS, FAILS, NOT_RUN = "holds", "does not hold at this scale", "not run"
 
 
@@ -65,6 +66,7 @@ class Claim:
         comparisons: what the statement predicts.
         core_seeds, full_seeds: paired seeds 0 .. n - 1 of the two grids.
         needed: how many decisive comparisons must hold, 0 for all.
+        picture: draws the results into a PNG file; None takes one panel per metric, one dot per seed.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Claim:
     core_seeds: int = 5
     full_seeds: int = 10
     needed: int = 0
+    picture: Callable[[Results, Path], None] | None = None
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
@@ -113,9 +116,6 @@ class Effect:
         if self.mean is None or self.half_width is None:
             return NOT_RUN
         return HOLDS if self.mean - self.half_width > self.comparison.margin else FAILS
-
-
-Results = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> the result file
 
 
 def effect(results: Results, comparison: Comparison) -> Effect:
