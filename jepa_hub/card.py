@@ -25,7 +25,7 @@ features = model.encode(processor("{example}"))  # .tokens [B, N, D]  .grid [B, 
 |---|---|
 | family | {family} |
 | networks | {networks} |
-| encoder | width {hidden_size}, {num_hidden_layers} blocks, {num_attention_heads} heads |
+| encoder | {encoder} |
 | input | {input} |
 | parameters | {parameters} |
 | licence | {licence} |
@@ -61,9 +61,7 @@ def card(model: Any, name: str, tags: list[str] | None = None) -> str:
         example="clip.mp4" if video else "photo.jpg",
         family=family,
         networks=", ".join(config.networks),
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
+        encoder=config.encoder_summary,
         input=f"{frames}{size} pixels, patches of {config.patch_size}",
         parameters=f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         licence=config.licence or "not stated",

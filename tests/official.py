@@ -74,6 +74,13 @@ def write_official(path: Path, name: str) -> Path:
     return path
 
 
+def predicting() -> list[str]:
+    """Families that predict masked tokens."""
+    from jepa_hub.models.registry import MODELS, model_class
+
+    return [family for family in MODELS if "predictor" in model_class(family).networks]
+
+
 def tiny_config(family: str, **settings: Any) -> Any:
     """A configuration of a few thousand parameters."""
     from jepa_hub.models.registry import model_class
@@ -91,6 +98,9 @@ def tiny_config(family: str, **settings: Any) -> Any:
         "predictor_intermediate_size": 48,
     }
     config_class = model_class(family).config_class
+    if family == "paws":
+        sizes: dict[str, Any] = {"block": "basic", "stem": "small", "depths": [1, 1, 1], "base_width": 12}
+        return config_class(**{**sizes, "projection_size": 32, "image_size": 32, **settings})
     if config_class().tubelet_size > 1:
         defaults["num_frames"] = 8
     return config_class(**{**defaults, **settings})

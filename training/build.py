@@ -16,8 +16,10 @@ from jepa_hub.models.registry import family_of, model_class
 from jepa_hub.version import __version__
 from training.averaging.registry import averager_class
 from training.config import Named, Settings, nearest
+from training.data.batches import Layout
 from training.data.registry import source_class
 from training.data.source import Source
+from training.data.support import Support, SupportSampler, labelled_samples
 from training.methods.base import Method
 from training.methods.registry import method_class
 
@@ -32,9 +34,13 @@ def check_entries(settings: Settings) -> None:
     own_settings(method.Settings, settings.method, "method")
     own_settings(averager_class(settings.averaging.name).Settings, settings.averaging, "averaging")
     own_settings(source_class(settings.data.source.name).Settings, settings.data.source, "data.source")
+    if settings.data.support and settings.data.support.source:
+        named = settings.data.support.source
+        own_settings(source_class(named.name).Settings, named, "data.support.source")
     if settings.probe and settings.probe.source:
         own_settings(source_class(settings.probe.source.name).Settings, settings.probe.source, "probe.source")
     config = model_config(settings)
+    method.check(settings)
     if method.needs_masks and settings.masks is None:
         raise ValueError(f"the method {settings.method.name} needs masks: one of {', '.join(MASKS)}")
     if settings.masks is not None:
@@ -95,8 +101,7 @@ def build_model(settings: Settings) -> JEPAModel:
         raise ValueError(f"model.checkpoint is of the family {family}, the recipe says {settings.model.name}")
     wanted = dict(settings.model.own)
     if settings.model.size:
-        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        wanted = dict(zip(names, type(model.config).sizes()[settings.model.size], strict=True)) | wanted
+        wanted = type(model.config).size_settings(settings.model.size) | wanted
     # A formula gives positions at any size (V-JEPA 2's cooldown trains longer clips); a table fits its own grid only.
     resizable = model.config.position_type != "learned" and model.config.position_resize == "recompute"
     for name in ("image_size", "num_frames") if resizable else ():
@@ -146,6 +151,23 @@ def build_source(named: Named, where: str = "data.source") -> Source:
     """The source of samples."""
     kind = source_class(named.name)
     return kind(own_settings(kind.Settings, named, where))
+
+
+def build_support(settings: Settings, source: Source, layout: Layout) -> Support | None:
+    """The labelled samples beside the batches; None for recipes without.
+
+    Raises:
+        ValueError: too few labelled samples or classes (with the counts).
+    """
+    wanted = settings.data.support
+    if wanted is None:
+        return None
+    if wanted.source is not None:
+        source = build_source(wanted.source, "data.support.source")
+    seed = settings.run.seed
+    members = labelled_samples(source, wanted, seed)
+    sampler = SupportSampler(members, wanted, seed, layout.rank, layout.world, source)
+    return Support(source, sampler, round(wanted.until * settings.total_steps))
 
 
 def view_size(config: JEPAConfig) -> tuple[int, int]:

@@ -58,6 +58,9 @@ class ViewSettings(Section):
         colour_jitter: strengths of brightness, contrast, saturation and hue, or null.
         grayscale: probability of losing the colours.
         blur: probability of a Gaussian blur.
+        jitter: probability of the colour jitter.
+        solarize: probability of inverting every value above a threshold that is drawn uniformly.
+        equalize: probability of equalising the histogram of each colour channel.
         interpolation: of the crop.
     """
 
@@ -67,6 +70,9 @@ class ViewSettings(Section):
     colour_jitter: tuple[float, float, float, float] | None = None
     grayscale: float = Field(default=0.0, ge=0, le=1)
     blur: float = Field(default=0.0, ge=0, le=1)
+    jitter: float = Field(default=1.0, ge=0, le=1)
+    solarize: float = Field(default=0.0, ge=0, le=1)
+    equalize: float = Field(default=0.0, ge=0, le=1)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     @field_validator("crop_scale", "crop_aspect")
@@ -77,12 +83,66 @@ class ViewSettings(Section):
         return value
 
 
+class SmallViewSettings(Section):
+    """Small views of a sample beside the large ones (multi-crop).
+
+    Attributes:
+        count: of each sample.
+        size: pixels of their sides.
+        crop_scale: share of the area that they keep.
+    """
+
+    count: PositiveInt
+    size: PositiveInt
+    crop_scale: Span
+
+
+class SupportSettings(Section):
+    """Labelled samples that come with every batch; views are those of `data.views`.
+
+    Attributes:
+        label: of the source, a class.
+        source: where labelled samples come from; null takes the training source.
+        per_class: labelled samples of each class; the others count as unlabelled.
+        fraction: share of each class that is labelled, instead of `per_class`; with neither, all samples are.
+        subset: a text file of the numbers of labelled samples, one a line, instead.
+        seed: of the choice; null takes run.seed. More labels of the same seed hold the fewer ones.
+        classes: drawn for each batch and worker; null takes all.
+        images: distinct samples of each of these classes; null takes all that are labelled.
+        num_views: of each sample, each augmented on its own.
+        unique_classes: whether workers draw different classes instead of sharing them.
+        until: share of the schedule after which no labelled samples are read any more (SuNCEt switches off).
+    """
+
+    label: str
+    source: Named | None = None
+    per_class: PositiveInt | None = None
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    subset: str | None = None
+    seed: int | None = Field(default=None, ge=0)
+    classes: PositiveInt | None = None
+    images: PositiveInt | None = None
+    num_views: PositiveInt = 1
+    unique_classes: bool = False
+    until: float = Field(default=1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> SupportSettings:
+        given = [name for name in ("per_class", "fraction", "subset") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"choose one of per_class, fraction and subset, not {' and '.join(given)}")
+        return self
+
+
 class DataSettings(Section):
     """Where samples come from and how they are batched.
 
     Attributes:
         source: an entry of SOURCES and its settings.
         views: how a sample is cropped and coloured.
+        num_views: large views of each sample.
+        small_views: further views of each sample, or null.
+        support: labelled samples beside the batch, or null.
         batch_size: samples per device and forward pass.
         workers: processes that read and crop, per device; 0 reads in the training process.
         prefetch: batches that each worker keeps ready.
@@ -91,17 +151,25 @@ class DataSettings(Section):
 
     source: Named
     views: ViewSettings = ViewSettings()
+    num_views: PositiveInt = 1
+    small_views: SmallViewSettings | None = None
+    support: SupportSettings | None = None
     batch_size: PositiveInt
     workers: int = Field(default=0, ge=0)
     prefetch: PositiveInt = 2
     max_bad: float = Field(default=0.01, ge=0, le=1)
+
+    @property
+    def support_views(self) -> int:
+        """Views of each labelled sample."""
+        return self.support.num_views if self.support else 0
 
 
 class OptimSettings(Section):
     """Optimizer and schedules; learning rates are as given (not scaled by the batch).
 
     Attributes:
-        name: adamw or lars.
+        name: adamw, lars or sgd (with Nesterov's momentum).
         lr: peak learning rate.
         start_lr, final_lr: at the first step and at the end of the schedule.
         warmup_steps: steps to the peak.
@@ -111,10 +179,11 @@ class OptimSettings(Section):
         weight_decay: [start, final], a half cosine between them; biases and one-dimensional parameters have none.
         clip_norm: largest gradient norm of each network; null does not clip.
         clip_after: clip only from this step on (V-JEPA clips after its warm-up).
-        trust, momentum: of LARS.
+        trust: of LARS.
+        momentum: of LARS and SGD.
     """
 
-    name: Literal["adamw", "lars"] = "adamw"
+    name: Literal["adamw", "lars", "sgd"] = "adamw"
     lr: PositiveFloat
     start_lr: float = Field(default=0.0, ge=0)
     final_lr: float = Field(default=0.0, ge=0)
@@ -190,14 +259,15 @@ class OnlineProbeSettings(Section):
 
     Attributes:
         every: steps between probes.
-        kind: knn or linear.
+        kind: knn or linear, of any model's features; of a PAWS model, support (the run's labelled samples classify) or
+            classifier (its own).
         label: which label of the source is read out.
         source: where the labelled samples come from; null takes the training source.
         num_train, num_test: samples.
     """
 
     every: PositiveInt
-    kind: Literal["knn", "linear"] = "knn"
+    kind: Literal["knn", "linear", "support", "classifier"] = "knn"
     label: str
     source: Named | None = None
     num_train: PositiveInt = 1000

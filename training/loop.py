@@ -22,6 +22,7 @@ from training.averaging.base import Averager, lost_worker
 from training.averaging.registry import averager_class
 from training.config import Settings
 from training.data.batches import BadSamples, BatchReader, Layout, batches
+from training.data.support import SUPPORT_VIEW
 from training.data.views import DeviceViews
 from training.flops import device_peak, training_flops_per_sample
 from training.host_memory import keep_freed_memory
@@ -79,7 +80,7 @@ class Run:
         self.probe: OnlineProbe | None = None
         if settings.probe is not None:
             with self.accelerator.main_process_first():
-                self.probe = OnlineProbe(settings.probe, settings.data.source, settings.run.seed)
+                self.probe = OnlineProbe(settings.probe, settings)
         self._resume(resume)
 
     def _build(self) -> None:
@@ -91,8 +92,9 @@ class Run:
         sampler = build.build_masks(settings.masks, model.config) if settings.masks else None
         if settings.run.activation_checkpointing:
             model.activation_checkpointing_enable()
+        support = build.build_support(settings, self.source, self.layout)
         self.reader = BatchReader(
-            self.source, settings.data, sampler, build.view_size(model.config), settings.run.seed, self.layout
+            self.source, settings.data, sampler, build.view_size(model.config), settings.run.seed, self.layout, support
         )
         self.flops = training_flops_per_sample(settings, model.config, sampler)
         self.peak = peak_of(self.accelerator.device, settings.run.precision)
@@ -200,15 +202,27 @@ class Run:
         return scheduled, batch["pixels"]
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        device = self.accelerator.device
-        crops = batch["crops"].to(device, non_blocking=True)
-        moved = {name: value.to(device, non_blocking=True) for name, value in batch["labels"].items()}
-        return {
-            "pixels": self.views(crops, batch["index"], batch["step"], self.dtype),
+        device, step = self.accelerator.device, batch["step"]
+
+        def seen(crops: Tensor, index: Tensor, view: int = 0) -> Tensor:
+            return self.views(crops.to(device, non_blocking=True), index, step, self.dtype, view)
+
+        moved = {
+            "pixels": seen(batch["crops"], batch["index"]),
             "masks": [masks.to(device, non_blocking=True) for masks in batch.get("masks", ())],
-            "labels": moved,
+            "labels": {name: value.to(device, non_blocking=True) for name, value in batch["labels"].items()},
             "index": batch["index"],
         }
+        if "other_crops" in batch:
+            others = [seen(crops, batch["index"], view) for view, crops in enumerate(batch["other_crops"], start=1)]
+            moved["views"] = [moved["pixels"], *others]
+        if "support" in batch:
+            support = batch["support"]
+            views = [seen(crops, support["index"], SUPPORT_VIEW + view) for view, crops in enumerate(support["crops"])]
+            placed = {name: support[name].to(device, non_blocking=True) for name in ("labels", "classes")}
+            plain = {name: support[name] for name in ("num_classes", "label")}
+            moved["support"] = {"pixels": torch.cat(views), **placed, **plain}
+        return moved
 
     # ----------------------------------------------------------------------------------------------------- watching
 

@@ -90,6 +90,8 @@ def build_optimizer(module: nn.Module, settings: OptimSettings) -> torch.optim.O
     groups = parameter_groups(module)
     if settings.name == "lars":
         return LARS(groups, settings.lr, momentum=settings.momentum, trust=settings.trust)
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
     devices = {each.device.type for group in groups for each in group["params"]}
     fused = devices <= {"cpu", "cuda"}
     for group in groups:

@@ -40,17 +40,22 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
     Raises:
         ValueError: the GPU is unknown, or the recipe's method has no formula.
     """
-    from training import build, flops
+    from jepa_hub.models.paws import PAWSConfig
+    from training import build, flops, picture_costs
 
     if devices < 1 or not 0 < mfu <= 1:
         raise ValueError(f"--devices must be 1 or more and --mfu in (0, 1], got {devices} and {mfu:g}")
     config = build.model_config(settings)
-    if settings.masks is None:
-        raise ValueError(f"no cost is known for the method {settings.method.name}, which has no masks")
-    sampler = build.build_masks(settings.masks, config)
-    draws = flops.mask_draws(sampler, batch_size=settings.data.batch_size, seed=settings.run.seed)
     checkpointing = settings.run.activation_checkpointing
-    count = flops.flops_of(config, settings.method.name, draws, checkpointing=checkpointing)
+    draws = None
+    if settings.masks is not None:
+        sampler = build.build_masks(settings.masks, config)
+        draws = flops.mask_draws(sampler, batch_size=settings.data.batch_size, seed=settings.run.seed)
+        count = flops.flops_of(config, settings.method.name, draws, checkpointing=checkpointing)
+    elif isinstance(config, PAWSConfig):
+        count = picture_costs.step_flops(settings, config)
+    else:
+        raise ValueError(f"no cost is known for the method {settings.method.name}, which has no masks")
     step_size = settings.data.batch_size * settings.run.accumulation * devices
     total = count.training * step_size * settings.run.steps
     return {
@@ -63,7 +68,7 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
         "precision": settings.run.precision,
         "activation_checkpointing": checkpointing,
         "parameters": flops.count_parameters(config),
-        "tokens": _tokens(config.base_grid, draws),
+        "tokens": _tokens(config.base_grid, draws or {}),
         "flops": {
             "forward": count.forward,
             "backward": count.backward,
@@ -72,7 +77,7 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
             "step": count.training * step_size,
             "total": total,
         },
-        "memory": _memory(settings, config, draws, devices),
+        "memory": _memory(settings, config, draws, devices) if draws else None,  # unknown for convolutions
         "time": _time(total, settings.run.precision, devices, gpu, mfu) if gpu else None,
         "published": _published(name, total, settings.run.precision),
     }
@@ -81,7 +86,7 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
 def _tokens(grid: Any, draws: Any) -> dict[str, Any]:
     """Of a sample: all, and means per group of masks."""
     groups = []
-    for index, first in enumerate(next(iter(draws))):
+    for index, first in enumerate(next(iter(draws), ())):
         context = sum(share * each[index].context for each, share in draws.items())
         target = sum(share * each[index].target for each, share in draws.items())
         groups.append({"context": context, "targets": first.targets, "target": target})
@@ -167,9 +172,19 @@ def duration(hours: float) -> str:
 def cost_lines(costs: Any) -> list[str]:
     """What a recipe's header says after "Cost:"; `--header` prints it."""
     parameters, flops, memory = costs["parameters"], costs["flops"], costs["memory"]
-    first = f"encoder {millions(parameters['encoder'])}, predictor {millions(parameters['predictor'])} parameters; "
+    first = ", ".join(f"{name} {millions(parameters[name])}" for name in ("encoder", "predictor") if name in parameters)
+    first += " parameters; "
     first += f"{amount(flops['sample'], 'FLOP')} a sample, {amount(flops['step'], 'FLOP')} a step, "
     first += f"{flops['total']:.2e} FLOP in all"
+    lines = [first, *(_memory_line(costs, memory) if memory else ())]
+    if costs["time"]:
+        time = costs["time"]
+        third = f"{duration(time['hours'])} on {costs['devices']} x {time['gpu']} at {time['mfu'] * 100:.3g} % MFU "
+        lines.append(third + "(computed by python -m training.plan, not measured)")
+    return lines
+
+
+def _memory_line(costs: Any, memory: Any) -> list[str]:
     plain, thrifty = (
         [gib(memory[kind + ending]["total"]) for kind in ("ddp", "fsdp2")] for ending in ("", "_checkpointing")
     )
@@ -181,12 +196,7 @@ def cost_lines(costs: Any) -> list[str]:
     else:
         second = f"{plain[0]} per device with DDP, {plain[1]} with FSDP2 "
         second += f"({thrifty[0]} and {thrifty[1]} {other} activation checkpointing)"
-    lines = [first, second]
-    if costs["time"]:
-        time = costs["time"]
-        third = f"{duration(time['hours'])} on {costs['devices']} x {time['gpu']} at {time['mfu'] * 100:.3g} % MFU "
-        lines.append(third + "(computed by python -m training.plan, not measured)")
-    return lines
+    return [second]
 
 
 def report(costs: Any) -> str:
@@ -214,7 +224,7 @@ def report(costs: Any) -> str:
         f"FLOPs       {amount(flops['sample'], 'FLOP')} a sample{again}; {amount(flops['step'], 'FLOP')} a step of "
         f"{costs['step_size']} ({costs['devices']} x {costs['step_size'] // costs['devices']}); {flops['total']:.2e} "
         f"FLOP in {costs['steps']:,} steps",
-        *_memory_rows(costs),
+        *(_memory_rows(costs) if costs["memory"] else ("memory      not computed for convolutions",)),
     ]
     if costs["time"]:
         time = costs["time"]

@@ -101,6 +101,7 @@ class JEPAModel(JEPAPreTrainedModel):
         self.encoder = self.build_encoder(config) if "encoder" in config.networks else None
         self.predictor = self.build_predictor(config) if "predictor" in config.networks else None
         self.target_encoder = self.build_encoder(config) if "target_encoder" in config.networks else None
+        self.build_heads(config)
         self.post_init()
         self._keys_to_ignore_on_load_unexpected |= {rf"^{name}\." for name in NETWORKS if name not in config.networks}
         self.bind_attention()
@@ -126,6 +127,9 @@ class JEPAModel(JEPAPreTrainedModel):
     def build_predictor(config: JEPAConfig) -> Predictor:
         """The predictor of `config`, uninitialised; the seam where families differ."""
         return Predictor(config.predictor_spec, config.predictor_num_hidden_layers, **predictor_parts(config))
+
+    def build_heads(self, config: JEPAConfig) -> None:
+        """Add what a family holds beside the three networks; nothing by default."""
 
     def copy_encoder_to_target(self) -> None:
         """Make the target encoder a real copy of the encoder (the start of training from a one-encoder checkpoint)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -127,20 +128,22 @@ class JEPAConfig(PreTrainedConfig):
     @classmethod
     def of_size(cls, size: str, **settings: Any) -> JEPAConfig:
         """The configuration of a published size, e.g. `of_size("vit_large", patch_size=14)`."""
-        sizes = cls.sizes()
-        if size not in sizes:
-            raise ValueError(f"unknown size {size!r}; {cls.__name__} has {', '.join(sizes)}")
-        width, depth, heads, hidden = sizes[size]
-        defaults = {
-            "hidden_size": width,
-            "num_hidden_layers": depth,
-            "num_attention_heads": heads,
-            "intermediate_size": hidden,
-        }
-        return cls(**{**defaults, **settings})
+        return cls(**{**cls.size_settings(size), **settings})
 
     @classmethod
-    def sizes(cls) -> dict[str, tuple[int, int, int, int]]:
+    def size_settings(cls, size: str) -> dict[str, Any]:
+        """Fields of a published size.
+
+        Raises:
+            ValueError: there is no such size.
+        """
+        if size not in cls.sizes():
+            raise ValueError(f"unknown size {size!r}; {cls.__name__} has {', '.join(cls.sizes())}")
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        return dict(zip(names, cls.sizes()[size], strict=True))
+
+    @classmethod
+    def sizes(cls) -> Mapping[str, tuple[Any, ...]]:
         """Published sizes: name -> (hidden_size, num_hidden_layers, num_attention_heads, intermediate_size)."""
         return SIZES
 
@@ -181,6 +184,11 @@ class JEPAConfig(PreTrainedConfig):
     def prediction_size(self) -> int:
         """Channels of a predicted token."""
         return self.hidden_size
+
+    @property
+    def encoder_summary(self) -> str:
+        """The encoder in a few words, for cards."""
+        return f"width {self.hidden_size}, {self.num_hidden_layers} blocks, {self.num_attention_heads} heads"
 
     @property
     def encoder_spec(self) -> BlockSpec:

@@ -51,12 +51,12 @@ def prepare(inputs: Tensor | Mapping[str, Any], model: Any, *, pad: bool) -> Pre
     if not torch.isfinite(pixels).all():
         bad = (~torch.isfinite(pixels)).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"pixels of sample(s) {bad} hold NaN or infinity; check the decoding or normalisation")
-    patch_embed = next(each for each in (model.encoder, model.target_encoder) if each is not None).patch_embed
+    encoder = next(each for each in (model.encoder, model.target_encoder) if each is not None)
     pixels = pixels.to(model.device)
     valid = None
     if pad:
-        pixels, valid = _pad(pixels, patch_embed)
-    grid = patch_embed.grid(pixels)
+        pixels, valid = _pad(pixels, encoder, model.config.patch_size, model.config.tubelet_size)
+    grid = encoder.grid(pixels)
     return Prepared(pixels, grid, _tubelet_times(times, pixels.shape[2], grid[0]), valid)
 
 
@@ -68,12 +68,11 @@ def _unpack(inputs: Tensor | Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
     raise TypeError(f"expected a tensor or a JEPAProcessor's output, got {type(inputs).__name__}")
 
 
-def _pad(pixels: Tensor, patch_embed: Any) -> tuple[Tensor, Tensor | None]:
+def _pad(pixels: Tensor, encoder: Any, size: int, tubelet: int) -> tuple[Tensor, Tensor | None]:
     """Pixels filled up to whole patches and tubelets, and which tokens are at least half real pixels."""
     if pixels.ndim != 5:
         return pixels, None  # grid() refuses it with the right words
     batch, _, frames, height, width = pixels.shape
-    size, tubelet = patch_embed.patch_size, patch_embed.tubelet_size
     more_rows, more_columns = -height % size, -width % size
     more_frames = 0 if frames == 1 else -frames % tubelet
     if not (more_rows or more_columns or more_frames):
@@ -84,7 +83,7 @@ def _pad(pixels: Tensor, patch_embed: Any) -> tuple[Tensor, Tensor | None]:
     pixels = F.pad(pixels, (0, more_columns, 0, more_rows))  # [B, 3, F, H', W']
     if more_frames:
         pixels = torch.cat([pixels, pixels[:, :, -1:].expand(-1, -1, more_frames, -1, -1)], dim=2)
-    steps = patch_embed.grid(pixels)[0]
+    steps = encoder.grid(pixels)[0]
     return pixels, covered.flatten().repeat(batch, steps)  # [B, N]
 
 

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 
 from jepa_hub import catalog, hub
 from jepa_hub.card import card
-from jepa_hub.convert import meta, transformers_format
+from jepa_hub.convert import meta, resnets, transformers_format
 from jepa_hub.processing import JEPAProcessor
 
 MAX_SHARD_SIZE = "5GB"
@@ -159,7 +159,8 @@ def save_official(model: Any, path: str | os.PathLike[str]) -> None:
     if target.is_dir():
         raise ValueError(f"{path} is a folder; the official layout is one file, e.g. model.pth.tar")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    parts = meta.write(model.config, tensors)
+    residual = model.config.model_type == f"jepa_hub_{resnets.FAMILY}"
+    parts = resnets.write(tensors) if residual else meta.write(model.config, tensors)
     unfinished = target.with_name(f"{target.name}.unfinished-{os.getpid()}")
     try:
         torch.save({**parts, "epoch": 0}, unfinished)

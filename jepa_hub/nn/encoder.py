@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from jepa_hub.masks import gather_tokens
 from jepa_hub.nn.block import Block, BlockSpec, run_block
 from jepa_hub.nn.patchify import PatchEmbed
-from jepa_hub.nn.positions import Rotary
+from jepa_hub.nn.positions import Grid, Rotary
 
 
 class ViTEncoder(nn.Module):
@@ -53,6 +53,10 @@ class ViTEncoder(nn.Module):
         for block in self.blocks:
             x = run_block(self, block, x, rotary)
         return self.norm(x)
+
+    def grid(self, pixels: Tensor) -> Grid:
+        """Tokens (T, H, W) of pixels [B, C, F, H, W]; see `PatchEmbed.grid`."""
+        return self.patch_embed.grid(pixels)
 
     def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """Outputs [B, N, D] of the blocks `layers` (0 is the first, -1 the last), each through the final norm.

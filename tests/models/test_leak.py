@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import VJEPA2Config, VJEPA2Model
 
 from jepa_hub.masks import Masks
-from jepa_hub.models.registry import MODELS
-from tests.official import tiny_config, tiny_model, tiny_pixels
+from tests.official import predicting, tiny_config, tiny_model, tiny_pixels
 
 
 def pixel_mask(family: str, tokens: Tensor) -> Tensor:
@@ -32,7 +31,7 @@ def masks_of(family: str) -> Masks:
     return Masks(context.sort().values.repeat(2, 1), target.repeat(2, 1, 1))
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", predicting())
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_targets_do_not_leak(family: str, attention: str) -> None:
     model = tiny_model(family)

@@ -12,8 +12,8 @@ from transformers import AutoModel
 import jepa_hub.models
 from jepa_hub.features import Features
 from jepa_hub.masks import Masks
-from jepa_hub.models.registry import MODELS, model_class
-from tests.official import tiny_config, tiny_model, tiny_pixels
+from jepa_hub.models.registry import model_class
+from tests.official import predicting, tiny_config, tiny_model, tiny_pixels
 
 
 def some_masks(family: str, batch: int = 2, num_targets: int = 2) -> Masks:
@@ -23,7 +23,7 @@ def some_masks(family: str, batch: int = 2, num_targets: int = 2) -> Masks:
     return Masks(context.repeat(batch, 1), rest.view(1, num_targets, 4).repeat(batch, 1, 1))
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", predicting())
 def test_shapes_and_gradients(family: str) -> None:
     model, pixels, masks = tiny_model(family).train(), tiny_pixels(family), some_masks(family)
     out = model(pixels, masks)
@@ -37,7 +37,7 @@ def test_shapes_and_gradients(family: str) -> None:
             assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", predicting())
 def test_masked_encoding_of_every_token_is_plain_encoding(family: str) -> None:
     model, pixels = tiny_model(family), tiny_pixels(family)
     everything = torch.arange(model.encode(pixels).tokens.shape[1]).repeat(2, 1)
@@ -47,7 +47,7 @@ def test_masked_encoding_of_every_token_is_plain_encoding(family: str) -> None:
         assert torch.allclose(model.encoder(pixels, order), model.encoder(pixels).flip(1), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", predicting())
 def test_many_targets_equal_one_at_a_time(family: str) -> None:
     model, pixels, masks = tiny_model(family), tiny_pixels(family), some_masks(family, num_targets=2)
     together = model.predict(pixels, masks=masks)
@@ -174,7 +174,7 @@ def test_bad_predictions() -> None:
         jepa_hub.JEPAModel(tiny_config("ijepa"))
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", predicting())
 def test_kernels_agree(family: str) -> None:
     model, pixels = tiny_model(family), tiny_pixels(family)
     fused = model.encode(pixels).tokens

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jepa_hub.masking.samplers import MASKS
 from jepa_hub.models.registry import MODELS, model_class
+from tests.official import tiny_config
 from training import build, flops
 from training.config import Settings
 from training.flops import Group
@@ -76,7 +77,7 @@ def test_activation_checkpointing_recomputes_the_blocks(case: str, settings_of: 
 @pytest.mark.parametrize("family", MODELS)
 def test_parameters_are_those_of_the_model(family: str) -> None:
     kind = model_class(family)
-    config = kind.config_class(hidden_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32)
+    config = tiny_config(family)
     model = kind(config)
     found = flops.count_parameters(config)
     assert list(found) == list(config.networks)

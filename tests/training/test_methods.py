@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from jepa_hub.masks import Masks
-from jepa_hub.models.registry import MODELS, model_class
-from tests.official import tiny_config, tiny_model, tiny_pixels
+from jepa_hub.models.registry import model_class
+from tests.official import predicting, tiny_config, tiny_model, tiny_pixels
 from training.methods.base import Method
 from training.methods.jepa import JEPA, JEPASettings
 from training.methods.mae import MAE
+from training.methods.paws import PAWS, PAWSSettings
 from training.methods.registry import METHODS, method_class
 
-PAIRS = [("jepa", family) for family in MODELS if family != "mae"] + [("mae", "mae")]
+MASKED = [("jepa", family) for family in predicting() if family != "mae"] + [("mae", "mae")]
+PAIRS = [*MASKED, *((name, "paws") for name in ("paws", "suncet", "finetune"))]
+NEEDED = {"finetune": {"label": "kind", "num_classes": 3}}  # settings without a default
+MODEL = {"suncet": {"prediction": False}}
 
 
 def masks_of(family: str, num_targets: int = 2) -> list[Masks]:
@@ -27,9 +33,26 @@ def masks_of(family: str, num_targets: int = 2) -> list[Masks]:
 
 def method_of(name: str, family: str) -> Method:
     kind = method_class(name)
-    method = kind(tiny_model(family), kind.Settings())
+    method = kind(tiny_model(family, **MODEL.get(name, {})), kind.Settings(**NEEDED.get(name, {})))
     assert isinstance(method, Method)
+    if name == "finetune":  # its last layer starts at zero and would let no gradient through
+        torch.nn.init.normal_(method.model.classifier.fc2.weight)
     return method.train()
+
+
+def batch_of(name: str, family: str) -> dict[str, Any]:
+    pixels = tiny_pixels(family)
+    if method_class(name).needs_masks:
+        return {"pixels": pixels, "masks": masks_of(family)}
+    labels = torch.tensor([0, 1, 2] * 2)
+    support: dict[str, Any] = {
+        "pixels": tiny_pixels(family, batch=6, seed=2),
+        "labels": labels,
+        "classes": torch.arange(3),
+    }
+    support |= {"num_classes": 3, "label": "kind"}
+    views = [pixels, tiny_pixels(family, seed=3), tiny_pixels(family, seed=4)[..., :16, :16]]
+    return {"pixels": pixels, "views": views, "support": support, "labels": {"kind": torch.tensor([1, 2])}}
 
 
 def test_every_method_is_tried() -> None:
@@ -39,7 +62,7 @@ def test_every_method_is_tried() -> None:
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_one_step(name: str, family: str) -> None:
     method = method_of(name, family)
-    metrics = method({"pixels": tiny_pixels(family), "masks": masks_of(family)})
+    metrics = method(batch_of(name, family))
     metrics["loss"].backward()
     assert metrics["loss"].isfinite() and all(value.ndim == 0 for value in metrics.values())
     for parameter_name, parameter in method.named_parameters():
@@ -69,7 +92,7 @@ def test_the_target_is_frozen_a_real_copy_and_follows(family: str) -> None:
     assert torch.allclose(encoder[weight] - target[weight], torch.full_like(target[weight], 0.5), atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "family"), PAIRS)
+@pytest.mark.parametrize(("name", "family"), MASKED)
 def test_the_loss_of_a_batch_is_the_mean_over_its_samples(name: str, family: str) -> None:
     method = method_of(name, family).eval()
     pixels, masks = tiny_pixels(family), masks_of(family)
@@ -89,5 +112,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_samples(name: str, family: str
 def test_a_model_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="trains the family mae, not IJepaModel"):
         MAE(tiny_model("ijepa"), MAE.Settings())
+    with pytest.raises(ValueError, match="trains the family paws, not IJepaModel"):
+        PAWS(tiny_model("ijepa"), PAWSSettings())
     with pytest.raises(ValueError, match="lacks one of them"):
         JEPA(tiny_model("ijepa", networks=["encoder"]), JEPASettings())

@@ -19,8 +19,10 @@ from training.recipe import RECIPES, RecipeError, find_recipe, load_recipe, reci
 from training.schedules import linear_between
 
 NAMES = recipe_names()
-NAME = re.compile(r"(?P<family>[a-z0-9]+)/(tiny|small|vit[a-z]+\d+)(_[a-z0-9]+)+")
-OWN = [name for name in NAMES if re.search(r"/(tiny|small)_", name)]
+SIZE = r"tiny|small|vit[a-z]+\d+|resnet\d+|wide_resnet\d+w\d"
+NAME = re.compile(rf"(?P<family>[a-z0-9]+)/(({SIZE})(_[a-z0-9]+)+|digits(_[a-z]+)?)")
+OWN = [name for name in NAMES if re.search(r"/((tiny|small)_|digits)", name)]
+FAMILY = {"suncet": "paws"}  # papers whose models are of another's family
 
 # name: (parameters of the encoder and the predictor in millions, global batch, steps). Source: the official code and
 # configurations; the predictor's count has no mask tokens. Steps of IN22k follow from its number of pictures.
@@ -91,10 +93,10 @@ def test_all_published_configurations_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_named_after_its_family_size_and_data(name: str) -> None:
     settings, match = recipe(name), NAME.fullmatch(name)
-    assert match and match["family"] == settings.model.name
+    assert match and FAMILY.get(match["family"], match["family"]) == settings.model.name
     assert settings.run.out == f"runs/{name.replace('/', '-')}"  # no two recipes share a folder
     if name in OWN:
-        assert name.endswith(settings.data.source.name)
+        assert settings.data.source.name in name
     mode = settings.masks.own.get("mode", "corrected") if settings.masks else None
     assert mode == "corrected"
 
@@ -108,7 +110,7 @@ def test_a_recipe_opens_with_what_it_is(name: str) -> None:
     run = next(line for line in lines if line.startswith("# Run:    "))
     assert run.endswith(name)
     expect = next(line for line in lines if line.startswith("# Expect: "))
-    if name in PUBLISHED:
+    if name in PUBLISHED and recipe(name).masks:
         assert "not run here" in expect and "masks.mode=faithful" in text
 
 
@@ -134,7 +136,9 @@ def test_a_recipe_builds(name: str) -> None:
         model = build.build_model(fresh)
         method = build.build_method(fresh, model)
     assert set(model.config.networks) == set(method.networks)
-    assert settings.masks is not None
+    if settings.masks is None:
+        assert not method.needs_masks
+        return
     for groups in build.build_masks(settings.masks, model.config).lengths:
         assert groups and min(context for context, _ in groups) >= 8, "a context of a few tokens predicts nothing"
     if name in PUBLISHED:

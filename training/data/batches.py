@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from jepa_hub.masking.draws import MaskSampler, keyed, keyed_pick
-from training.config import DataSettings
+from training.config import DataSettings, ViewSettings
 from training.data.source import Sample, SampleError, Source
-from training.data.views import CROP, crop, draw_key
+from training.data.support import SUPPORT_VIEW, Support
+from training.data.views import CROP, crops, draw_key
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Layout:
 class BatchReader(Dataset[dict[str, Any]]):
     """Pass `number` (counted over the whole run) as one item: index, crops, masks and labels of this rank's samples.
 
+    With several views, "other_crops" lists them, large ones first; with a support, "support" holds its samples.
+
     Args:
         source: of samples.
         settings: batch size, views and so on.
@@ -63,6 +66,7 @@ class BatchReader(Dataset[dict[str, Any]]):
         size: (height, width) of views.
         seed: of the run.
         layout: how samples are dealt out.
+        support: labelled samples beside the batch, or None.
 
     Raises:
         ValueError: the source holds fewer samples than one step needs.
@@ -76,9 +80,10 @@ class BatchReader(Dataset[dict[str, Any]]):
         size: tuple[int, int],
         seed: int,
         layout: Layout,
+        support: Support | None = None,
     ) -> None:
         self.source, self.settings, self.sampler = source, settings, sampler
-        self.size, self.seed, self.layout = size, seed, layout
+        self.size, self.seed, self.layout, self.support = size, seed, layout, support
         self.steps_per_epoch = len(source) // layout.step_size
         if not self.steps_per_epoch:
             raise ValueError(
@@ -98,32 +103,85 @@ class BatchReader(Dataset[dict[str, Any]]):
         step = number // self.layout.accumulation
         samples: list[Sample] = []
         bad: list[str] = []
-        for index in self.samples_of(number):
-            samples.append(self._read(index, step, bad))
+        numbers = self.samples_of(number)
+        for index, key in zip(numbers, keyed(self.seed, step, torch.tensor(numbers), READ).tolist(), strict=True):
+            samples.append(self._read(index, key, step, bad))
         indices = [sample.index for sample in samples]
-        keys = [draw_key(self.seed, step, index, CROP) for index in indices]
-        crops = [
-            crop(sample.pixels, self.size, self.settings.views, key) for sample, key in zip(samples, keys, strict=True)
-        ]
         batch: dict[str, Any] = {
             "index": torch.tensor(indices),
-            "crops": torch.stack(crops),  # [B, 3, F, H, W] uint8
+            "crops": self._crops(samples, step, 0),  # [B, 3, F, H, W] uint8
             "labels": _labels(samples),
             "bad": bad,
             "step": step,
         }
+        large, small = self.settings.num_views, self.settings.small_views
+        others = [self._crops(samples, step, view) for view in range(1, large)]
+        if small is not None:
+            settings = self.settings.views.model_copy(update={"crop_scale": small.crop_scale})
+            size = (small.size, small.size)
+            others += [self._crops(samples, step, large + view, settings, size) for view in range(small.count)]
+        if others:
+            batch["other_crops"] = others
+        if self.support is not None and step < self.support.until_step:
+            batch["support"] = self._support(self.support, number, step, bad)
         if self.sampler is not None:
             batch["masks"] = self.sampler(indices, seed=self.seed, step=step)
         return batch
 
-    def _read(self, index: int, step: int, bad: list[str]) -> Sample:
+    def _crops(
+        self,
+        samples: list[Sample],
+        step: int,
+        view: int,
+        settings: ViewSettings | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """One view of each sample, uint8 [B, 3, F, H, W]; every view draws its own crop."""
+        indices = torch.tensor([sample.index for sample in samples])
+        keys = keyed(self.seed, step, indices, CROP, view) if view else keyed(self.seed, step, indices, CROP)
+        chosen, size = settings or self.settings.views, size or self.size
+        return torch.stack(crops([sample.pixels for sample in samples], size, chosen, keys))
+
+    def _support(self, support: Support, number: int, step: int, bad: list[str]) -> dict[str, Any]:
+        """Views of the labelled samples of a pass."""
+        drawn = support.sampler.draw(number)
+        samples = []
+        keys = keyed(self.seed, step, drawn.samples, READ).tolist()
+        classes = drawn.classes.repeat(len(drawn.samples) // len(drawn.classes)).tolist()
+        for index, key, which in zip(drawn.samples.tolist(), keys, classes, strict=True):
+            try:
+                samples.append(support.source.read(index, key))
+            except SampleError as error:
+                bad.append(str(error))
+                samples.append(self._spare(support, number, which, bad))
+        crops = [self._crops(samples, step, SUPPORT_VIEW + view) for view in range(self.settings.support_views)]
+        return {
+            "index": torch.tensor([sample.index for sample in samples]),
+            "crops": crops,
+            "labels": drawn.labels,
+            "classes": drawn.classes,
+            "num_classes": drawn.num_classes,
+            "label": self.settings.support.label if self.settings.support else "",
+        }
+
+    def _spare(self, support: Support, number: int, which: int, bad: list[str]) -> Sample:
+        """The last labelled sample of a class, in the order of the pass, that can be read: never another class."""
+        for index in reversed(support.sampler.order(number, which).tolist()):
+            try:
+                return support.source.read(index, int(draw_key(self.seed, number, index, READ)))
+            except SampleError as error:
+                bad.append(str(error))
+        raise BadDataError(f"no labelled sample of class {which} can be read: " + "; ".join(bad[-3:]))
+
+    def _read(self, index: int, key: int, step: int, bad: list[str]) -> Sample:
         """Sample `index`, or another one, chosen by key, when it is unreadable; the reason goes into `bad`."""
         for attempt in range(_ATTEMPTS):
             try:
-                return self.source.read(index, int(draw_key(self.seed, step, index, READ)))
+                return self.source.read(index, key)
             except SampleError as error:
                 bad.append(str(error))
                 index = int(keyed_pick(keyed(self.seed, step, index, REPLACEMENT, attempt), len(self.source)))
+                key = int(draw_key(self.seed, step, index, READ))
         raise BadDataError(f"{_ATTEMPTS} samples in a row could not be read; the last reasons: " + "; ".join(bad[-3:]))
 
     def _order(self, epoch: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 
 from jepa_hub.masking.draws import keyed, keyed_order
 from training.data.source import Label, Sample, Source, SourceSettings
@@ -66,6 +67,10 @@ class Digits(Source):
     def labels(self) -> dict[str, Label]:
         """`digit`."""
         return {"digit": Label("class", 10, NAMES)}
+
+    def label_values(self, name: str) -> Tensor:
+        """The digits [N]."""
+        return self._digits.clone()
 
     def read(self, index: int, key: int) -> Sample:
         """Sample `index`; nothing in it is random. `details["row"]` is its number in scikit-learn's set.

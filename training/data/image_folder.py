@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from training.data.decoding import IMAGE_SUFFIXES, Names, read_image
 from training.data.source import Label, Sample, Source, SourceSettings
 
@@ -69,6 +72,10 @@ class ImageFolder(Source):
     def labels(self) -> dict[str, Label]:
         """The class, when the folders are classes."""
         return {"class": Label("class", len(self._classes), tuple(self._classes))} if self._classes else {}
+
+    def label_values(self, name: str) -> Tensor:
+        """The class of every picture [N], from its path."""
+        return torch.tensor([self._number[self._paths[index].split("/")[0]] for index in range(len(self))])
 
     def read(self, index: int, key: int) -> Sample:
         """Picture `index`; nothing in it is random."""

@@ -88,6 +88,14 @@ class Source(ABC):
         """What is known about every sample, by name; empty for unlabelled data."""
         return {}
 
+    def label_values(self, name: str) -> Tensor:
+        """The label `name` of every sample [N]; sources that know it without reading pixels say so faster.
+
+        Raises:
+            SampleError: a sample cannot be read.
+        """
+        return torch.tensor([self.read(index, 0).labels[name] for index in range(len(self))])
+
     def order(self, seed: int, epoch: int) -> Tensor:
         """The order of an epoch: a permutation of 0 .. len - 1, int64; a slow source may keep neighbours near."""
         return keyed_order(keyed(seed, epoch, EPOCH_ORDER), len(self)).argsort()

@@ -8,6 +8,7 @@ normalisation run on whole batches on the device, with kornia where colours chan
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from training.config import ViewSettings
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP, COLOUR = 102, 103  # purposes of keys, so that no two draws of a run share one
 _TRIES = 10
+_DRAWS = 2 * _TRIES + 2  # numbers that a crop takes
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
@@ -38,9 +40,12 @@ def crop_box(height: int, width: int, settings: ViewSettings, key: Tensor) -> Bo
         settings: crop_scale and crop_aspect.
         key: 0-d int64.
     """
+    return _box(height, width, settings, uniforms(key, _DRAWS).tolist())
+
+
+def _box(height: int, width: int, settings: ViewSettings, draws: list[float]) -> Box:
     low, high = settings.crop_aspect
     if settings.crop_scale is not None:
-        draws = uniforms(key, 2 * _TRIES + 2).tolist()
         for attempt in range(_TRIES):
             scale = settings.crop_scale[0] + draws[2 * attempt] * (settings.crop_scale[1] - settings.crop_scale[0])
             aspect = math.exp(math.log(low) + draws[2 * attempt + 1] * (math.log(high) - math.log(low)))
@@ -65,8 +70,24 @@ def crop(pixels: Tensor, size: tuple[int, int], settings: ViewSettings, key: Ten
         settings: of views.
         key: 0-d int64.
     """
+    return crops([pixels], size, settings, key[None])[0]
+
+
+def crops(pixels: Sequence[Tensor], size: tuple[int, int], settings: ViewSettings, keys: Tensor) -> list[Tensor]:
+    """The views of several samples; see `crop`. Drawing for all of them at once is several times faster.
+
+    Args:
+        pixels: of each sample.
+        size, settings: see `crop`.
+        keys: int64 [B].
+    """
+    draws = uniforms(keys, _DRAWS).tolist()
+    return [_crop(each, size, settings, row) for each, row in zip(pixels, draws, strict=True)]
+
+
+def _crop(pixels: Tensor, size: tuple[int, int], settings: ViewSettings, draws: list[float]) -> Tensor:
     clip = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels  # [3, F, H, W]
-    top, left, height, width = crop_box(clip.shape[2], clip.shape[3], settings, key)
+    top, left, height, width = _box(clip.shape[2], clip.shape[3], settings, draws)
     part = clip[:, :, top : top + height, left : left + width].transpose(0, 1)  # [F, 3, h, w]
     return resize(part.contiguous(), size, settings.interpolation).transpose(0, 1).contiguous()  # [3, F, height, width]
 
@@ -82,7 +103,9 @@ class DeviceViews:
     def __init__(self, settings: ViewSettings, seed: int) -> None:
         self.settings, self.seed = settings, seed
 
-    def __call__(self, crops: Tensor, index: Tensor, step: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def __call__(
+        self, crops: Tensor, index: Tensor, step: int, dtype: torch.dtype = torch.float32, view: int = 0
+    ) -> Tensor:
         """Normalised pixels [B, 3, F, H, W].
 
         Args:
@@ -90,13 +113,16 @@ class DeviceViews:
             index: int64 [B], sample numbers, on the CPU.
             step: optimizer step.
             dtype: of the result.
+            view: which view of the samples these are; each is drawn on its own.
         """
-        draws = uniforms(keyed(self.seed, step, index, COLOUR), 9)  # [B, 9], on the CPU
+        key = keyed(self.seed, step, index, COLOUR, view) if view else keyed(self.seed, step, index, COLOUR)
+        draws = uniforms(key, 12)  # [B, 12], on the CPU
         pixels = crops.to(dtype) / 255
         if self.settings.flip:
             chosen = (draws[:, 0] < self.settings.flip).to(crops.device, non_blocking=True)
             pixels = torch.where(chosen[:, None, None, None, None], pixels.flip(-1), pixels)
-        if self.settings.colour_jitter or self.settings.grayscale or self.settings.blur:
+        wanted = self.settings
+        if wanted.colour_jitter or wanted.grayscale or wanted.blur or wanted.solarize or wanted.equalize:
             pixels = self._colours(pixels, draws.to(crops.device, torch.float32))
         mean, std = (
             torch.tensor(values, dtype=dtype, device=crops.device).view(1, 3, 1, 1, 1)
@@ -105,7 +131,7 @@ class DeviceViews:
         return (pixels - mean) / std
 
     def _colours(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Brightness, contrast, saturation, hue, grey and blur in this order, the same for all frames of a clip."""
+        """Brightness, contrast, saturation, hue, grey, blur, solarize, equalize; the same for all frames of a clip."""
         import kornia
 
         frames = pixels.shape[2]
@@ -117,10 +143,15 @@ class DeviceViews:
         if self.settings.colour_jitter:
             brightness, contrast, saturation, hue = self.settings.colour_jitter
             signed = 2 * draws[:, 1:5] - 1  # [B, 4] in [-1, 1)
+            before = flat
             flat = kornia.enhance.adjust_brightness_accumulative(flat, each(1 + brightness * signed[:, 0]).clamp_min(0))
             flat = kornia.enhance.adjust_contrast_with_mean_subtraction(flat, each(1 + contrast * signed[:, 1]))
-            flat = kornia.enhance.adjust_saturation_with_gray_subtraction(flat, each(1 + saturation * signed[:, 2]))
-            flat = kornia.enhance.adjust_hue(flat, each(2 * math.pi * hue * signed[:, 3]))
+            if saturation:
+                flat = kornia.enhance.adjust_saturation_with_gray_subtraction(flat, each(1 + saturation * signed[:, 2]))
+            if hue:
+                flat = kornia.enhance.adjust_hue(flat, each(2 * math.pi * hue * signed[:, 3]))
+            if self.settings.jitter < 1:
+                flat = torch.where((each(draws[:, 8]) < self.settings.jitter)[:, None, None, None], flat, before)
         if self.settings.grayscale:
             grey = kornia.color.rgb_to_grayscale(flat).expand_as(flat)
             flat = torch.where((each(draws[:, 5]) < self.settings.grayscale)[:, None, None, None], grey, flat)
@@ -129,6 +160,15 @@ class DeviceViews:
             side = max(3, int(0.1 * flat.shape[-1]) // 2 * 2 + 1)
             soft = kornia.filters.gaussian_blur2d(flat, (side, side), torch.stack([sigma, sigma], dim=1))
             flat = torch.where((each(draws[:, 6]) < self.settings.blur)[:, None, None, None], soft, flat)
+        if self.settings.solarize:
+            above = flat >= each(draws[:, 10])[:, None, None, None]
+            chosen = (each(draws[:, 9]) < self.settings.solarize)[:, None, None, None]
+            flat = torch.where(chosen & above, 1 - flat, flat)
+        if self.settings.equalize:
+            chosen = each(draws[:, 11]) < self.settings.equalize
+            if chosen.any():
+                flat = flat.clone()
+                flat[chosen] = kornia.enhance.equalize(flat[chosen].clamp(0, 1))
         return flat.unflatten(0, (-1, frames)).transpose(1, 2).to(pixels.dtype)  # [B, 3, F, H, W]
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from jepa_hub.models.base import JEPAModel
+from training.config import Settings as RunSettings
 
 
 class MethodSettings(BaseModel):
@@ -33,11 +34,22 @@ class Method(nn.Module):
         self.model = model
         self.settings = settings
 
+    @classmethod
+    def check(cls, settings: RunSettings) -> None:
+        """Return if the rest of a recipe gives the method what it needs.
+
+        Raises:
+            ValueError: it does not.
+        """
+
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """0-d tensors: "loss" is minimised, the rest is logged.
 
         Args:
-            batch: "pixels" [B, 3, F, H, W] normalised, "masks" a list of Masks (one per group), "labels" by name.
+            batch: "pixels" [B, 3, F, H, W] normalised, "masks" a list of Masks (one per group), "labels" by name;
+                "views" a list of all views of the samples, "pixels" first, where the recipe asks for several; "support"
+                with "pixels" [V*S, 3, F, H, W] (view by view), "labels" [S] in 0 .. "num_classes" - 1, "classes" [C]
+                and the name of the "label", where the recipe has a support.
         """
         raise NotImplementedError
 

@@ -9,6 +9,9 @@ from training.registries import entry
 METHODS: dict[str, str] = {
     "jepa": "training.methods.jepa:JEPA",
     "mae": "training.methods.mae:MAE",
+    "paws": "training.methods.paws:PAWS",
+    "finetune": "training.methods.finetune:FineTune",
+    "suncet": "training.methods.suncet:SuNCEt",
 }
 
 
