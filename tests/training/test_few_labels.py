@@ -139,7 +139,7 @@ def test_a_run_learns_and_its_model_classifies(settings_of: Callable[..., Settin
     model, settings = run(settings_of, tmp_path / "run", probe=probe, steps=120)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     hits = [entry["pseudo_label_accuracy"] for entry in log if "loss" in entry]
-    assert hits[-1] > hits[0] + 0.1 and len([entry for entry in log if "probe_digit" in entry]) == 3
+    assert hits[-1] > hits[0] + 0.05 and len([entry for entry in log if "probe_digit" in entry]) == 3
     assert (tmp_path / "run" / "best").is_dir()
     found = few_labels.evaluate(model, settings, "test")
     assert found.count == 269 and found.top1 > 0.2 and found.top5 > 0.7
