@@ -13,10 +13,23 @@ if TYPE_CHECKING:
     from jepa_hub.masks import Masks
     from jepa_hub.models.base import JEPAModel
     from jepa_hub.models.probe import Probe
+    from jepa_hub.physics.surprise import SurpriseCurve, surprise, surprise_curve
     from jepa_hub.processing import JEPAProcessor
     from jepa_hub.version import __version__
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "Features", "JEPAModel", "JEPAProcessor", "Masks", "Probe", "__version__"]
+__all__ = [
+    "CHECKPOINTS",
+    "Checkpoint",
+    "Features",
+    "JEPAModel",
+    "JEPAProcessor",
+    "Masks",
+    "Probe",
+    "SurpriseCurve",
+    "__version__",
+    "surprise",
+    "surprise_curve",
+]
 
 _HOME = {
     "CHECKPOINTS": "jepa_hub.catalog",
@@ -26,6 +39,9 @@ _HOME = {
     "JEPAProcessor": "jepa_hub.processing",
     "Masks": "jepa_hub.masks",
     "Probe": "jepa_hub.models.probe",
+    "SurpriseCurve": "jepa_hub.physics.surprise",
+    "surprise": "jepa_hub.physics.surprise",
+    "surprise_curve": "jepa_hub.physics.surprise",
     "__version__": "jepa_hub.version",
 }
 

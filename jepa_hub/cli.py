@@ -18,12 +18,18 @@ from typer.core import TyperGroup
 
 ENTRY_POINTS = "jepa_hub.commands"
 _USER_ERRORS = (ValueError, OSError, ImportError, TypeError)
+# Commands of ours that live beside what they run, loaded like those of other packages: where, and what --help says.
+_OWN = {
+    "surprise": ("jepa_hub.physics.commands:surprise_command", "Show where a model is surprised by a film."),
+    "physics": ("jepa_hub.physics.commands:physics_app", "Violation of expectation: evaluate, score, make worlds."),
+}
 
 
 @functools.cache
 def extensions() -> dict[str, metadata.EntryPoint]:
-    """Commands that installed packages add, by name; nothing is imported."""
-    return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
+    """Commands that are loaded on use, ours and those of installed packages, by name; nothing is imported."""
+    own = {name: metadata.EntryPoint(name, where, ENTRY_POINTS) for name, (where, _) in _OWN.items()}
+    return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)} | own
 
 
 class CommandGroup(TyperGroup):
@@ -39,6 +45,8 @@ class CommandGroup(TyperGroup):
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name not in extensions():
             return own
+        if cmd_name in _OWN:
+            return _command(cmd_name, lambda: None, help=_OWN[cmd_name][1])
         package = getattr(extensions()[cmd_name].dist, "name", None) or extensions()[cmd_name].module
         return _command(cmd_name, lambda: None, help=f"(from {package})")
 

@@ -14,6 +14,7 @@ SOURCES: dict[str, str] = {
     "digits": "training.data.digits:Digits",
     "scenes": "training.data.scenes:Scenes",
     "moving_scenes": "training.data.moving_scenes:MovingScenes",
+    "worlds": "training.data.worlds:Worlds",
 }
 
 
