@@ -6,7 +6,8 @@ spliced: two possible scenes that look the same, pixel by pixel, in the middle; 
     end as the other. Every frame of an impossible clip is a frame of a possible one. (permanence, shape, colour,
     continuity, inertia)
 crossed: two boards, seen (`looks`) and acting (`solids`); the impossible clips show one and obey the other. What is
-    seen and how things move are each as frequent in possible as in impossible clips. (gravity, support, solidity)
+    seen and how things move are each as frequent in possible as in impossible clips, and of the two impossible clips
+    one moves more than its possible partner and one less. (gravity, support, solidity)
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from jepa_hub.physics.templates import PROPERTIES, scene_rng
 FORMAT = "jepa_hub worlds 1"
 SHIPPED = Path(__file__).parent / "data" / "worlds.zip"
 CONTEXTS = (4, 6, 8, 10, 12)
-_TRIES = 20
+_TRIES = 60
 _LEAST_HIDDEN = 2  # frames in which the two possible clips of a spliced quadruplet look alike
 
 
@@ -54,7 +54,7 @@ def draw_quadruplet(stage: Stage, kind: str, variant: str, number: int, *, seed:
     """A quadruplet, the same for the same arguments; it is drawn anew where things are not wholly hidden.
 
     Raises:
-        ValueError: an unknown property or variant, or no quadruplet of twenty that is as it should be.
+        ValueError: an unknown property or variant, or no quadruplet of sixty that is as it should be.
     """
     if kind not in PROPERTIES or variant not in PROPERTIES[kind].variants:
         raise ValueError(f"no variant {variant!r} of {kind!r}; there are {_known()}")
@@ -73,10 +73,16 @@ def draw_quadruplet(stage: Stage, kind: str, variant: str, number: int, *, seed:
             like_second = np.concatenate([second[:split_at], first[split_at:]])
         clips = np.stack([first, second, like_first, like_second])
         events = tuple(_first_difference(clips[side], clips[side + 2]) for side in (0, 1))
-        if all(4 <= event < len(first) - 1 for event in events):
+        if all(4 <= event < len(first) - 1 for event in events) and (not plan.crossed or _balanced(clips)):
             name = f"{kind}/{variant}/{number:04d}"
             return Quadruplet(name, clips, (events[0], events[1]), plan.directions, plan.crossed)
     raise ValueError(f"{kind}/{variant} {number}: no good quadruplet in {_TRIES} draws")
+
+
+def _balanced(clips: Pixels) -> bool:
+    """Whether one impossible clip moves more than the possible one it begins like, and the other moves less."""
+    moved = np.abs(np.diff(clips.astype(np.int16), axis=1)).sum((1, 2, 3, 4))
+    return bool((moved[2] - moved[0]) * (moved[3] - moved[1]) < 0)
 
 
 def _known() -> str:

