@@ -62,7 +62,10 @@ class Run:
             project_dir=str(self.out),
             step_scheduler_with_optimizer=False,  # else a schedule would step once per process
             dataloader_config=DataLoaderConfiguration(dispatch_batches=False, non_blocking=True),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=averaging.timeout))],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=averaging.timeout)),
+                *kind.handlers(averaging),
+            ],
         )
         self.averager: Averager = kind(averaging, self.accelerator)
         if self.accelerator.device.type == "cpu":

@@ -56,6 +56,11 @@ class Averager:
         self.settings = settings
         self.accelerator = accelerator
 
+    @classmethod
+    def handlers(cls, settings: Any) -> list[Any]:
+        """What Accelerate is to be built with, e.g. its DistributedDataParallelKwargs."""
+        return []
+
     def prepare(self, method: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         """Both as the loop uses them: on the device, under autocast, wrapped where workers share gradients.
 

@@ -8,7 +8,10 @@ therefore optimistic for all methods, and most so for many peers at once.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -58,6 +61,26 @@ class Workload:
     def seconds(self) -> float:
         """Of a step without communication."""
         return self.forward + self.backward
+
+    @classmethod
+    def of_log(cls, log: Path, step_size: int, size: float, *, forward_share: float = 1 / 3) -> Workload:
+        """The step of a run of one worker, measured: the median of its log.jsonl after the first entry.
+
+        Args:
+            log: of a run on one worker, so that nothing in it is communication.
+            step_size: samples per step of that run.
+            size: bytes of the weights that are trained.
+            forward_share: of the step that is the forward pass.
+
+        Raises:
+            ValueError: the log holds fewer than two entries with a speed.
+        """
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        speeds = [each["samples_per_second"] for each in lines if "samples_per_second" in each]
+        if len(speeds) < 2:
+            raise ValueError(f"{log} holds {len(speeds)} entries with samples_per_second; a measurement needs two")
+        seconds = step_size / median(speeds[1:])  # the first entry holds the start
+        return cls(seconds * forward_share, seconds * (1 - forward_share), size)
 
 
 def slowdowns(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -72,6 +75,16 @@ def test_a_servers_link_is_shared() -> None:
     ends = server_ends(Workload(0.5, 0.5, 100e6), SLOW, EVEN)
     assert sorted(ends[0].tolist()) == pytest.approx([3.0, 4.0, 5.0, 6.0])  # 1 s of computing, 1 s in, 1 s out, in turn
     assert (ends[-1].max() - ends[-2].max()).item() == pytest.approx(4.0)  # four gradients of 1 s per round
+
+
+def test_a_step_can_be_measured_from_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": 1, "samples_per_second": speed}) + "\n" for speed in (1, 32, 64, 32)))
+    load = Workload.of_log(log, 64, 1e6)
+    assert load.seconds == pytest.approx(2.0) and load.backward == pytest.approx(2 * load.forward)
+    log.write_text(json.dumps({"step": 1, "probe_shape": 0.5}))
+    with pytest.raises(ValueError, match="holds 0 entries with samples_per_second"):
+        Workload.of_log(log, 64, 1e6)
 
 
 def test_slowdowns_are_drawn_by_seed() -> None:

@@ -233,6 +233,16 @@ def test_wrong_settings_are_told_in_words(own: dict[str, Any], said: str, settin
         settings_of(averaging=own)
 
 
+@pytest.mark.slow
+def test_gradients_can_be_compressed(whole: Callable[[str], Path], tmp_path: Path) -> None:
+    ends = {}
+    for compression in ("fp16", "power_sgd"):
+        out = tmp_path / compression
+        finish(start_workers(tree_of(out, "all_reduce", averaging={"compression": compression}), WORLD))
+        ends[compression] = far(final(out), final(whole("all_reduce")))
+    assert 0 < ends["fp16"] < 2e-3 and ends["power_sgd"] < 1e-6  # PowerSGD begins after 1,000 steps
+
+
 def test_only_errors_of_the_network_count_as_lost_workers() -> None:
     gloo = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1")
     found = lost_worker(gloo, "after step 7")
