@@ -23,9 +23,10 @@ def dry_run(settings: Settings) -> dict[str, float]:
         run = Run(settings.model_copy(update={"run": few}), resume="never")
         passes = batches(run.reader, 0, STEPS, pin_memory=False)
         meter, clock, bad = Meter(), Clock(), BadSamples(settings.data.max_bad)
-        for _ in range(STEPS):
-            run.one_step(passes, meter, clock, bad)
-            run.step += 1
+        with run.together():
+            for _ in range(STEPS):
+                run.one_step(passes, meter, clock, bad)
+                run.step += 1
         meter.check()
         means = {name: float(value) for name, value in meter.take().items()}
     if run.accelerator.is_main_process:

@@ -126,7 +126,7 @@ class Run:
             self.accelerator.init_trackers("jepa_hub", config=simple)
         log = Log(self.out / "log.jsonl") if main else None
         try:
-            with self._together():
+            with self.together():
                 self._steps(log)
                 return self.finish()
         finally:
@@ -136,7 +136,7 @@ class Run:
                 self.accelerator.end_training()
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
         """Work with other workers; ends what the averager runs beside it, and tells of lost ones in words."""
         try:
             yield
