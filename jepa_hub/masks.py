@@ -20,7 +20,8 @@ class Masks:
     Args:
         context: int64 [B, C], the tokens that the context encoder sees.
         target: int64 [B, M, T], the tokens of M predictions; each of the M is predicted on its own.
-        group: which learned mask token the predictor uses (V-JEPA: 0 short-range, 1 long-range).
+        group: which learned mask token the predictor uses (V-JEPA: 0 short-range, 1 long-range); a tensor int64 [1]
+            where it is an input of an exported graph.
 
     Raises:
         TypeError: context or target is a list or an array instead of a tensor, or group is not an integer.
@@ -29,7 +30,7 @@ class Masks:
 
     context: Tensor
     target: Tensor
-    group: int = 0
+    group: int | Tensor = 0
 
     def __post_init__(self) -> None:
         for name, ndim, shape in (("context", 2, "[B, C]"), ("target", 3, "[B, M, T]")):

@@ -16,10 +16,11 @@ from transformers.utils import ModelOutput
 
 from jepa_hub.features import Features
 from jepa_hub.masks import Masks, frame_masks
+from jepa_hub.models import graphs, loading, saving
 from jepa_hub.models import inputs as model_inputs
-from jepa_hub.models import loading, saving
 from jepa_hub.models.attend import ConfiguredAttention
 from jepa_hub.models.config import NETWORKS, JEPAConfig
+from jepa_hub.models.graphs import Graph
 from jepa_hub.nn.attention import Attention, CrossAttention
 from jepa_hub.nn.block import Block
 from jepa_hub.nn.encoder import ViTEncoder
@@ -294,6 +295,16 @@ class JEPAModel(JEPAPreTrainedModel):
                 f"load with networks={tuple(NETWORKS)} from a checkpoint that has it"
             )
         return network
+
+    def graphs(self, layers: Sequence[int] = ()) -> list[Graph]:
+        """What this model computes, as traceable functions of tensors: one exported file each.
+
+        A family that computes more than features and predictions adds to the list.
+
+        Args:
+            layers: blocks whose outputs `features` gives too, as in `encode`.
+        """
+        return graphs.of_model(self, layers)
 
     # ------------------------------------------------------------------------------------------- loading and saving
 

@@ -15,8 +15,9 @@ from transformers import PreTrainedConfig
 from jepa_hub import hub
 from jepa_hub.convert import probes
 from jepa_hub.features import Features
-from jepa_hub.models import loading, registry
+from jepa_hub.models import graphs, loading, registry
 from jepa_hub.models.base import JEPAModel, JEPAPreTrainedModel
+from jepa_hub.models.graphs import Graph
 from jepa_hub.nn.block import BlockSpec
 from jepa_hub.nn.linear import Linear
 from jepa_hub.nn.pooling import AttentivePooler
@@ -123,6 +124,10 @@ class Probe(JEPAPreTrainedModel):
             return self.linear(tokens.mean(dim=1))
         return self.linear(self.pooler(tokens)[:, 0])  # [B, classes]
 
+    def graphs(self) -> list[Graph]:
+        """What this probe computes, as traceable functions of tensors: pixels to logits, and tokens to logits."""
+        return graphs.of_probe(self)
+
     @torch.no_grad()
     def classify(self, inputs: Any, *, top: int = 5) -> Classification:
         """The most likely labels and their probabilities.
@@ -131,7 +136,10 @@ class Probe(JEPAPreTrainedModel):
             inputs: `Features`, a processor's output, [B, 3, H, W] or [B, 3, F, H, W]; pixels need a backbone.
             top: labels per sample.
         """
-        logits = self(self._tokens(inputs))
+        return self.classification(self(self._tokens(inputs)), top)
+
+    def classification(self, logits: Tensor, top: int) -> Classification:
+        """Labels and probabilities from logits [B, classes]."""
         chosen = logits.float().softmax(dim=-1).topk(min(top, logits.shape[-1]), dim=-1)
         names = self.config.id2label or {}
         labels = [[str(names.get(index, index)) for index in row] for row in chosen.indices.tolist()]

@@ -45,4 +45,6 @@ class AttentivePooler(nn.Module):
         """[B, N, D] -> [B, Q, D]."""
         for block in self.blocks:
             tokens = block(tokens)
-        return self.cross(self.query_tokens.expand(len(tokens), -1, -1), tokens)
+        return self.cross(
+            self.query_tokens.expand(tokens.shape[0], -1, -1), tokens
+        )  # len() would fix an exported batch

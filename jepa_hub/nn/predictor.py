@@ -52,9 +52,13 @@ class Predictor(nn.Module):
         """
         if conditioning is not None:
             raise ValueError(f"{type(self).__name__} takes no conditioning; Image World Models do")
-        if not 0 <= masks.group < len(self.mask_tokens):
+        if isinstance(masks.group, Tensor):  # an input of an exported graph
+            token = self.mask_tokens.index_select(0, masks.group.reshape(1)).squeeze(0)  # [1, P]
+        elif 0 <= masks.group < len(self.mask_tokens):
+            token = self.mask_tokens[masks.group]  # [1, P]
+        else:
             raise ValueError(f"group {masks.group}: this predictor has mask tokens 0 .. {len(self.mask_tokens) - 1}")
-        return self.mask_tokens[masks.group].expand(*masks.target.shape, -1)  # [B, M, T, P]
+        return token.expand(*masks.target.shape, -1)  # [B, M, T, P]
 
     def forward(self, context: Tensor, masks: Masks, grid: Grid, conditioning: Tensor | None = None) -> Tensor:
         """Predicted target tokens [B, M, T, D].
@@ -85,5 +89,8 @@ class Predictor(nn.Module):
 
 
 def _per_target(x: Tensor, num_targets: int) -> Tensor:
-    """Repeat each sample's rows once per target: [B, ...] -> [B*M, ...]."""
-    return x if num_targets == 1 else x.repeat_interleave(num_targets, dim=0)
+    """Repeat each sample's rows once per target: [B, ...] -> [B*M, ...].
+
+    Not `repeat_interleave`: torch.onnx writes that for the number of targets it was traced with.
+    """
+    return x if num_targets == 1 else x.unsqueeze(1).expand(-1, num_targets, *x.shape[1:]).flatten(0, 1)

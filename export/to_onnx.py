@@ -1,0 +1,224 @@
+"""ONNX files of a model: features, predictions, probes; any batch, size and length; fp32, fp16, bf16, int8."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export import files, quantise
+from export.precision import INTEGER
+from export.preprocess import with_preprocessing
+from export.tracing import in_precision, trace
+from jepa_hub.models.graphs import Graph, is_image_model
+from jepa_hub.processing import JEPAProcessor
+
+OPSET = 20  # the first with Gelu and antialiased resizing; onnxruntime 1.17 and TensorRT 10 read it
+LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the graph itself needs some room
+SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes the module a node came from
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One written file: the graph it holds, and the same in torch, float32, to compare with."""
+
+    path: Path
+    graph: Graph
+    precision: str
+
+
+def to_onnx(
+    model: Any,
+    folder: str | Path,
+    *,
+    precision: str = "fp32",
+    graphs: Sequence[str] | None = None,
+    layers: Sequence[int] = (),
+    processor: JEPAProcessor | None = None,
+    preprocessing_in_graph: bool = False,
+    calibration: Sequence[Mapping[str, Tensor]] | None = None,
+    external_data_above: int = LARGEST_FILE,
+    progress: Progress | None = None,
+) -> list[Exported]:
+    """Write `folder`/onnx/model*.onnx and config.json; one file per graph of the model.
+
+    Args:
+        model: a `JEPAModel` or `Probe`, in eval mode, of any dtype.
+        folder: where to; it may be the folder of the weights.
+        precision: "fp32", "fp16", "bf16" (norms, softmax and rotary turns stay float32), "int8" (activations scaled as
+            they come) or "int8_static" (scaled as `calibration` was).
+        graphs: names of those wanted (see `Graph`); all by default.
+        layers: blocks whose outputs features are to give too.
+        processor: recorded in the file.
+        preprocessing_in_graph: let the graph take uint8 frames [B, F, H, W, 3] ([B, H, W, 3] for images) and resize,
+            crop and normalise them as `processor` does.
+        calibration: inputs by graph input name, for "int8_static", and to find layers that int8 would harm for "int8".
+        external_data_above: bytes of weights above which they go to a file of their own beside the graph.
+        progress: is told what is being done.
+
+    Raises:
+        ValueError: an unknown graph or precision, or calibration or a processor is missing.
+        ImportError: onnx or onnxscript is missing.
+    """
+    require_packages()
+    if precision == "int8_static" and not calibration:
+        raise ValueError("int8_static needs calibration inputs: some dozens of the images or clips it will see")
+    if preprocessing_in_graph and processor is None:
+        raise ValueError("there is no processor to put into the graph: give processor=")
+    tell = progress or (lambda text: None)
+    files.refuse_other_model(model, Path(folder))
+    target = Path(folder) / files.FOLDERS["onnx"]
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for graph in chosen_graphs(model, graphs, layers):
+        if preprocessing_in_graph and "pixel_values" in graph.inputs:
+            assert processor is not None  # checked above
+            graph = with_preprocessing(graph, processor, example_frames(model, graph))
+        path = target / files.file_name(graph.name, precision, ".onnx")
+        tell(f"{path.name}: tracing")
+        told = files.metadata(
+            model, graph.name, precision, processor, in_graph=preprocessing_in_graph, layers=list(layers)
+        )
+        build = path if precision not in INTEGER else path.with_name(f".unfinished-{path.name}")
+        blocks = write_graph(graph, build, precision, told, external_data_above)
+        if precision in INTEGER:
+            tell(f"{path.name}: quantising")
+            quantise.quantise(build, path, precision, graph, calibration or (), blocks, tell)
+        written.append(Exported(path, graph, precision))
+    files.write_config(model, Path(folder), processor)
+    return written
+
+
+def require_packages() -> None:
+    """Nothing, if what writing needs is installed.
+
+    Raises:
+        ImportError: it is not; the message names the extra.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"export needs {error.name}: pip install 'jepa-hub[export]' (or [export-gpu])") from error
+
+
+def chosen_graphs(model: Any, names: Sequence[str] | None, layers: Sequence[int]) -> list[Graph]:
+    """The graphs of a model by name, all by default.
+
+    Raises:
+        ValueError: it has no such graph.
+    """
+    found = model.graphs(layers) if layers else model.graphs()
+    if names is None:
+        return found
+    missing = set(names) - {graph.name for graph in found}
+    if missing:
+        raise ValueError(
+            f"this model has no graph {', '.join(sorted(missing))}; it has {', '.join(graph.name for graph in found)}"
+        )
+    return [graph for graph in found if graph.name in names]
+
+
+def example_frames(model: Any, graph: Graph) -> int | None:
+    """Frames of the example clip, None for an image model."""
+    backbone = getattr(model, "backbone", None) or model
+    return None if is_image_model(backbone.config) else graph.inputs["pixel_values"].shape[2]
+
+
+def write_graph(graph: Graph, path: Path, precision: str, told: dict[str, str], external_data_above: int) -> list[str]:
+    """Write one graph that computes in float32 or half precision; names of the values its blocks end in."""
+    import onnx_ir
+
+    with quiet():
+        program = trace(in_precision(graph, precision))
+        onnx_program = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+        )
+    assert onnx_program is not None  # dynamo=True returns one
+    model = onnx_program.model
+    _name_axes(model, graph)
+    blocks = _layer_values(model)
+    model.metadata_props.update(
+        {**told, files.PREFIX + "opset": str(OPSET), files.PREFIX + "blocks": json.dumps(blocks)}
+    )
+    for node in model.graph:
+        node.metadata_props.clear()  # stack traces with paths of this machine
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    external = f"{path.name}_data" if size > external_data_above else None
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    path.with_name(f"{path.name}_data").unlink(missing_ok=True)
+    onnx_ir.save(model, unfinished, external_data=external)
+    unfinished.replace(path)
+    return list(blocks.values())
+
+
+def _name_axes(model: Any, graph: Graph) -> None:
+    """Free axes get the names of the graph instead of torch's symbols."""
+    import onnx_ir
+
+    renamed: dict[str, str] = {}
+    for value in model.graph.inputs:
+        shape = list(value.shape)
+        for axis, name in graph.free_axes[value.name].items():
+            renamed[str(shape[axis])] = name
+            shape[axis] = onnx_ir.SymbolicDim(name)
+        value.shape = onnx_ir.Shape(shape)
+    for value in model.graph.outputs:
+        shape = [
+            dim if isinstance(dim, int) else onnx_ir.SymbolicDim(renamed.get(str(dim), f"{value.name}_{axis}"))
+            for axis, dim in enumerate(value.shape)
+        ]
+        value.shape = onnx_ir.Shape(shape)
+
+
+def _layer_values(model: Any) -> dict[str, str]:
+    """Module name -> the ONNX value it ends in, for blocks and their direct parts; verify compares there."""
+    ends: dict[str, str] = {}
+    for node in model.graph:
+        scopes = node.metadata_props.get(SCOPES)
+        if not scopes:
+            continue
+        # "['', 'inner', 'inner.encoder', 'inner.encoder.blocks.0', ..., 'add_3']": the last one is the node itself
+        for name in _strings(scopes)[:-1]:
+            parts = name.split(".")
+            if "blocks" in parts and len(parts) - parts.index("blocks") in (2, 3):
+                ends[name.removeprefix("inner.")] = node.outputs[0].name
+    return ends
+
+
+def _strings(text: str) -> list[str]:
+    import ast
+
+    found = ast.literal_eval(text)
+    return [str(each) for each in found]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the notes of torch's exporter about packages that are not needed."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

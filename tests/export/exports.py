@@ -1,0 +1,57 @@
+"""What tests of exports share: tiny models, unseen sizes, and both ways of running them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jepa_hub.masks import Masks
+from jepa_hub.models.graphs import is_image_model
+from tests.official import tiny_model
+
+GRIDS = ((2, 3, 7), (4, 5, 2), (3, 4, 4))  # (T, H, W) tokens; none is the example's, which is 5 x 6 patches
+
+
+def exportable(family: str, **settings: Any) -> Any:
+    """A tiny model with one block, which is exported faster and shows the same."""
+    return tiny_model(family, num_hidden_layers=1, **settings)
+
+
+def cases(model: Any, batches: tuple[int, ...] = (1, 2, 5)) -> Iterator[Tensor]:
+    """Pixels [B, 3, F, H, W] at batch sizes and grids not seen at export."""
+    config = model.config
+    for index, batch in enumerate(batches):
+        t, h, w = GRIDS[index % len(GRIDS)]
+        frames = 1 if is_image_model(config) else t * config.tubelet_size
+        shape = (batch, config.num_channels, frames, h * config.patch_size, w * config.patch_size)
+        yield torch.randn(shape, generator=torch.Generator().manual_seed(index))
+
+
+def masks_for(model: Any, pixels: Tensor, targets: int) -> Masks:
+    """Random masks, another draw for every sample."""
+    config = model.config
+    tokens = max(pixels.shape[2] // config.tubelet_size, 1)
+    tokens *= (pixels.shape[3] // config.patch_size) * (pixels.shape[4] // config.patch_size)
+    draw = torch.Generator().manual_seed(tokens)
+    order = torch.stack([torch.randperm(tokens, generator=draw) for _ in range(len(pixels))])
+    group = config.num_mask_tokens - 1
+    return Masks(order[:, :4], order[:, 4 : 4 + 3 * targets].unflatten(1, (targets, 3)), group)
+
+
+def assert_same(model: Any, exported: Any, tolerance: float = 2e-5, batches: tuple[int, ...] = (1, 2, 5)) -> None:
+    """encode() and predict() of both agree, whatever the batch, size, length and number of targets."""
+    for index, pixels in enumerate(cases(model, batches)):
+        wanted, got = model.encode(pixels), exported.encode(pixels)
+        assert got.grid_size == wanted.grid_size
+        torch.testing.assert_close(got.tokens, wanted.tokens, atol=tolerance, rtol=tolerance)
+        if model.predictor is not None:
+            masks = masks_for(model, pixels, targets=1 + index % 3)
+            torch.testing.assert_close(
+                exported.predict(pixels, masks=masks),
+                model.predict(pixels, masks=masks),
+                atol=tolerance,
+                rtol=tolerance,
+            )
