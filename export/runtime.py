@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ class OnnxJEPAModel:
 def _others(config: Mapping[str, Any]) -> list[str]:
     """Graphs of a family's own beside features and predictions."""
     family = str(config.get("model_type", "")).removeprefix(registry.TYPE_PREFIX)
-    return list(getattr(registry.model_class(family), "more_graphs", ())) if family in registry.MODELS else []
+    return list(registry.model_class(family).more_graphs) if family in registry.MODELS else []
 
 
 def _fetch(location: hub.Location, access: hub.Access, kind: str, graph: str, precision: str) -> Path | None:
@@ -128,10 +129,17 @@ def of_sessions(config: Mapping[str, Any], sessions: Mapping[str, Session]) -> A
     for name in ("encoder", "target_encoder"):
         network = getattr(model, name, None)
         if network is not None:
-            setattr(model, name, _Encoder(sessions.get("features"), network.patch_embed, model.config))
+            setattr(model, name, _Encoder(sessions.get("features"), network, model.config))
     for name, child in list(model.named_children()):
         if not isinstance(child, _Encoder):
             setattr(model, name, _Absent(name))  # its weights are in the sessions
+    for graph, name in cls.more_graphs.items():
+        if graph in sessions:
+            called = _Called(sessions[graph], graph, model.config)
+            if name in model._modules:
+                setattr(model, name, called)
+            else:
+                model.__dict__[name] = called.forward  # a method: what an instance has comes first
     model.__class__ = exported_class(cls)
     model.sessions = dict(sessions)
     return model.eval()
@@ -154,12 +162,33 @@ class _Absent(nn.Module):
         raise ValueError(f"the {self.network} of an exported model cannot be called alone: use encode() or predict()")
 
 
+class _Called(nn.Module):
+    """A graph of a family's own in the place of the method or head it computes."""
+
+    def __init__(self, session: Session, graph: str, config: Any) -> None:
+        super().__init__()
+        self.session, self.graph, self.config = session, graph, config
+
+    def forward(self, *inputs: Tensor) -> Any:
+        named = dict(zip(self.session.inputs, inputs, strict=True))
+        if "pixel_values" in named:
+            pixels = named["pixel_values"]
+            named["pixel_values"] = fit(pixels.unsqueeze(2) if pixels.ndim == 4 else pixels, self.config)
+        outputs = self.session.run(named)
+        if len(outputs) == 1:
+            return next(iter(outputs.values()))
+        return namedtuple(self.graph, outputs)(**outputs)
+
+
 class _Encoder(nn.Module):
     """The features graph in the place of an encoder."""
 
-    def __init__(self, session: Session | None, patch_embed: nn.Module, config: Any) -> None:
+    def __init__(self, session: Session | None, network: Any, config: Any) -> None:
         super().__init__()
-        self.session, self.patch_embed, self.config = session, patch_embed, config
+        self.session, self.config = session, config
+        self.grid = network.grid  # checks sizes and layout; it reads no weights
+        if hasattr(network, "patch_embed"):
+            self.patch_embed = network.patch_embed
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         if keep is not None:
@@ -319,7 +348,7 @@ class _Exported(JEPAModel):
         height, width = output_size(self.processor, (frames.shape[-3], frames.shape[-2]))
         encoder: Any = self.feature_encoder
         pixels = torch.empty(len(frames), 3, count, height, width, device="meta")
-        return frames, encoder.patch_embed.grid(pixels)
+        return frames, encoder.grid(pixels)
 
     def save_pretrained(self, *_: Any, **__: Any) -> Any:
         """Refused: there are no torch weights here."""

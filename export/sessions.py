@@ -20,6 +20,7 @@ class Session(Protocol):
     """What the runtime needs of an opened file."""
 
     metadata: dict[str, Any]
+    inputs: list[str]
     device: torch.device
     providers: list[str]
 
@@ -81,7 +82,8 @@ class OnnxSession:
         self.device = torch.device("cuda", device_index) if on_gpu else torch.device("cpu")
         self.metadata = files.read_metadata(self.session.get_modelmeta().custom_metadata_map)
         self.metadata["precision"] = self.metadata.get("precision", "unknown")
-        self._inputs = {each.name: _TYPES[each.type] for each in self.session.get_inputs()}
+        self._types = {each.name: _TYPES[each.type] for each in self.session.get_inputs()}
+        self.inputs = list(self._types)
         self._outputs = [each.name for each in self.session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,12 +92,12 @@ class OnnxSession:
         Raises:
             ValueError: inputs are missing, unknown or of another type.
         """
-        if set(inputs) != set(self._inputs):
-            raise ValueError(f"this graph takes {', '.join(self._inputs)}; got {', '.join(inputs)}")
+        if set(inputs) != set(self.inputs):
+            raise ValueError(f"this graph takes {', '.join(self.inputs)}; got {', '.join(inputs)}")
         binding = self.session.io_binding()
         kept = []  # alive until the run is over
         for name, tensor in inputs.items():
-            wanted, numpy_type = self._inputs[name]
+            wanted, numpy_type = self._types[name]
             if tensor.dtype != wanted:
                 raise ValueError(f"{name} is {tensor.dtype}, this graph takes {wanted}")
             tensor = tensor.detach().to(self.device).contiguous()
@@ -127,15 +129,15 @@ class AotiSession:
         kind = str(told.get("AOTI_DEVICE_KEY", "cpu"))
         self.device = torch.device("cuda", device_index) if kind == "cuda" else torch.device("cpu")
         self.providers = [f"AOTInductor ({self.device.type})"]
-        self._inputs: list[str] = self.metadata["inputs"]
+        self.inputs: list[str] = self.metadata["inputs"]
         self._outputs: list[str] = self.metadata["outputs"]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name."""
-        if set(inputs) != set(self._inputs):
-            raise ValueError(f"this graph takes {', '.join(self._inputs)}; got {', '.join(inputs)}")
+        if set(inputs) != set(self.inputs):
+            raise ValueError(f"this graph takes {', '.join(self.inputs)}; got {', '.join(inputs)}")
         with torch.no_grad():
-            outputs = self.package(*(inputs[name].detach().to(self.device).contiguous() for name in self._inputs))
+            outputs = self.package(*(inputs[name].detach().to(self.device).contiguous() for name in self.inputs))
         return dict(zip(self._outputs, outputs, strict=True))
 
 

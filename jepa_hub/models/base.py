@@ -91,6 +91,7 @@ class JEPAModel(JEPAPreTrainedModel):
     """
 
     networks: ClassVar[tuple[str, ...]] = NETWORKS
+    more_graphs: ClassVar[Mapping[str, str]] = {}  # graph of a family's own -> method or head it computes
     encoder: ViTEncoder | None
     predictor: Predictor | None
     target_encoder: ViTEncoder | None
@@ -299,7 +300,7 @@ class JEPAModel(JEPAPreTrainedModel):
     def graphs(self, layers: Sequence[int] = ()) -> list[Graph]:
         """What this model computes, as traceable functions of tensors: one exported file each.
 
-        A family that computes more than features and predictions adds to the list.
+        A family that computes more than features and predictions adds to the list, and to `more_graphs`.
 
         Args:
             layers: blocks whose outputs `features` gives too, as in `encode`.

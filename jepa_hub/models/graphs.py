@@ -93,6 +93,18 @@ def _clip(pixels: Tensor) -> Tensor:
     return pixels.unsqueeze(2) if pixels.ndim == 4 else pixels  # [B, 3, F, H, W]
 
 
+class Method(nn.Module):
+    """A method or head of a model as a module; what it returns, alone or in a tuple, are the graph's outputs."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        result = getattr(self.model, self.name)(*inputs)
+        return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
 class _Features(nn.Module):
     def __init__(self, encoder: Any, layers: Sequence[int]) -> None:
         super().__init__()
@@ -116,7 +128,7 @@ class _Prediction(nn.Module):
     ) -> tuple[Tensor]:
         pixels = _clip(pixel_values)
         masks = Masks(context, target, 0 if group is None else group)
-        grid = self.encoder.patch_embed.grid(pixels)
+        grid = self.encoder.grid(pixels)
         return (self.predictor(self.encoder(pixels, context), masks, grid),)
 
 

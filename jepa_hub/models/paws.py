@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from jepa_hub.masks import Masks
+from jepa_hub.models import graphs
 from jepa_hub.models import inputs as model_inputs
 from jepa_hub.models.base import JEPAModel, JEPAOutput
 from jepa_hub.models.config import JEPAConfig
+from jepa_hub.models.graphs import Graph
 from jepa_hub.models.probe import Classification
 from jepa_hub.models.support import Support, check_support
 from jepa_hub.nn.resnet import BLOCKS, STEMS, Classifier, PredictionHead, ProjectionHead, ResNet, soft_neighbours
@@ -156,6 +158,11 @@ class PAWSModel(JEPAModel):
     """
 
     networks = ("encoder",)
+    more_graphs: ClassVar[Mapping[str, str]] = {
+        "embeddings": "embed",
+        "classification": "class_probabilities",
+        "classifier": "classifier",
+    }
     config_class = PAWSConfig
     config: PAWSConfig
     encoder: ResNet  # type: ignore[assignment]
@@ -250,6 +257,24 @@ class PAWSModel(JEPAModel):
         pooled = self.encoder.pooled(model_inputs.as_clip(pixels))  # [B, D]
         projected = pooled if self.projection is None else self.projection(pooled)  # [B, E]
         return Embeddings(pooled, projected, projected if self.prediction is None else self.prediction(projected))
+
+    def graphs(self, layers: Sequence[int] = ()) -> list[Graph]:
+        """Features, embeddings, classes by a support set, and the classes of a fine-tuned classifier."""
+        found = super().graphs(layers)
+        pixels, axes = graphs.example_pixels(self.config)
+        inputs = {"pixel_values": pixels}
+        embeddings = graphs.Method(self, "embed")
+        found.append(Graph("embeddings", embeddings, inputs, {"pixel_values": axes}, Embeddings._fields))
+        supports = torch.randn(5, self.embed(pixels.to(self.device, self.dtype)).predicted.shape[-1])  # [S, E]
+        inputs = {**inputs, "supports": supports, "labels": torch.eye(5, 4)}
+        free = {"pixel_values": axes, "supports": {0: "supports"}, "labels": {0: "supports", 1: "classes"}}
+        by_support = graphs.Method(self, "class_probabilities")
+        found.append(Graph("classification", by_support, inputs, free, ("probabilities",)))
+        if self.classifier is not None:
+            pooled = {"pooled": torch.randn(2, self.config.hidden_size)}
+            classes = graphs.Method(self, "classifier")
+            found.append(Graph("classifier", classes, pooled, {"pooled": {0: "batch"}}, ("logits",)))
+        return found
 
     def class_probabilities(self, pixels: Tensor, supports: Tensor, labels: Tensor) -> Tensor:
         """Probabilities [B, K] of pictures from a support set that is embedded already: tensors in, tensor out.

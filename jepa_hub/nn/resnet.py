@@ -266,7 +266,7 @@ def soft_neighbours(queries: Tensor, supports: Tensor, labels: Tensor, temperatu
 
     Source: arXiv:2104.13963, eq. 1.
     """
-    if queries.shape[-1] != supports.shape[-1] or len(supports) != len(labels):
+    if queries.shape[-1] != supports.shape[-1] or supports.shape[0] != labels.shape[0]:
         raise ValueError(
             f"queries {tuple(queries.shape)}, supports {tuple(supports.shape)} and labels {tuple(labels.shape)} do "
             "not fit: expected [Q, E], [S, E] and [S, K]"

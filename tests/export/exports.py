@@ -10,14 +10,16 @@ from torch import Tensor
 
 from jepa_hub.masks import Masks
 from jepa_hub.models.graphs import is_image_model
-from tests.official import tiny_model
+from tests.official import tiny_config, tiny_model
 
 GRIDS = ((2, 3, 7), (4, 5, 2), (3, 4, 4))  # (T, H, W) tokens; none is the example's, which is 5 x 6 patches
 
 
 def exportable(family: str, **settings: Any) -> Any:
     """A tiny model with one block, which is exported faster and shows the same."""
-    return tiny_model(family, num_hidden_layers=1, **settings)
+    if tiny_config(family).num_hidden_layers == 2:  # a transformer's; a ResNet's follows from its stages
+        settings = {"num_hidden_layers": 1, **settings}
+    return tiny_model(family, **settings)
 
 
 def cases(model: Any, batches: tuple[int, ...] = (1, 2, 5)) -> Iterator[Tensor]:
@@ -47,6 +49,11 @@ def assert_same(model: Any, exported: Any, tolerance: float = 2e-5, batches: tup
         wanted, got = model.encode(pixels), exported.encode(pixels)
         assert got.grid_size == wanted.grid_size
         torch.testing.assert_close(got.tokens, wanted.tokens, atol=tolerance, rtol=tolerance)
+        if "classification" in model.more_graphs:
+            by = {"support_images": pixels, "support_labels": [f"label {number}" for number in range(len(pixels))]}
+            labels, again = model.classify(pixels, **by), exported.classify(pixels, **by)
+            assert again.labels == labels.labels
+            torch.testing.assert_close(again.probabilities, labels.probabilities, atol=tolerance, rtol=1e-4)
         if model.predictor is not None:
             masks = masks_for(model, pixels, targets=1 + index % 3)
             torch.testing.assert_close(
