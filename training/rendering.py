@@ -62,6 +62,8 @@ def section(each: Claim, results: Results, picture: str | None) -> str:
         effects(each, results),
         f"**Verdict: {verdict(each, results)}.** {cost(each, results)}",
     ]
+    if each.remark is not None:
+        parts.insert(5, each.remark(results))
     if picture:
         parts.insert(4, f"![{each.title}]({picture})")
     return "\n\n".join(parts)

@@ -67,6 +67,7 @@ class Claim:
         core_seeds, full_seeds: paired seeds 0 .. n - 1 of the two grids.
         needed: how many decisive comparisons must hold, 0 for all.
         picture: draws the results into a PNG file; None takes one panel per metric, one dot per seed.
+        remark: a sentence that is computed from the results.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Claim:
     full_seeds: int = 10
     needed: int = 0
     picture: Callable[[Results, Path], None] | None = None
+    remark: Callable[[Results], str] | None = None
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""

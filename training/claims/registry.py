@@ -9,6 +9,8 @@ CLAIMS: dict[str, str] = {
     "ijepa": "training.claims.ijepa:CLAIM",
     "ijepa_features": "training.claims.ijepa_features:CLAIM",
     "vjepa": "training.claims.vjepa:CLAIM",
+    "paws": "training.claims.paws:CLAIM",
+    "suncet": "training.claims.suncet:CLAIM",
     "averaging": "training.claims.averaging:CLAIM",
     "async_steps": "training.claims.async_steps:CLAIM",
     "physics": "training.claims.physics:CLAIM",

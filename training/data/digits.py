@@ -59,6 +59,8 @@ class Digits(Source):
         self._rows = torch.cat(rows).sort().values  # [N] in the order of scikit-learn
         self._digits = target[self._rows]
         self._levels = torch.from_numpy(found.images).float()[self._rows] * (255 / 16)  # [N, 8, 8]
+        # Small pictures, a megabyte or two in all, are enlarged once instead of whenever one is read.
+        self._pixels = self._enlarge(self._levels) if settings.size <= 48 else None  # [N, 1, size, size]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -67,6 +69,10 @@ class Digits(Source):
     def labels(self) -> dict[str, Label]:
         """`digit`."""
         return {"digit": Label("class", 10, NAMES)}
+
+    def _enlarge(self, levels: Tensor) -> Tensor:
+        size = (self.settings.size, self.settings.size)
+        return F.interpolate(levels[:, None], size, mode=self.settings.enlarge).round().to(torch.uint8)
 
     def label_values(self, name: str) -> Tensor:
         """The digits [N]."""
@@ -80,9 +86,8 @@ class Digits(Source):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        size, mode = self.settings.size, self.settings.enlarge
-        levels = F.interpolate(self._levels[index, None, None], (size, size), mode=mode)[0]  # [1, size, size]
-        pixels = levels.round().to(torch.uint8).repeat(3, 1, 1)  # [3, size, size]
+        one = self._enlarge(self._levels[index, None])[0] if self._pixels is None else self._pixels[index]
+        pixels = one.repeat(3, 1, 1)  # [3, size, size]
         digit = int(self._digits[index])
         caption = f"The handwritten digit {NAMES[digit]}."
         return Sample(index, pixels, {"digit": digit}, (caption,), {"row": int(self._rows[index])})
