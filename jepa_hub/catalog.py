@@ -356,6 +356,39 @@ _UNSUPPORTED = (
     _unsupported("vjepa2.1-vitgigantic-384", "vjepa2_1_vitG_384.pt", 384, None, _NO_2_1),
 )
 
+
+# PAWS -----------------------------------------------------------------------------------------------------------------
+def _paws(labels: str, epochs: int, value: float, *, tuned: bool = False) -> Checkpoint:
+    file = f"paws_imgnt_{labels}percent_{epochs}ep{'_finetuned' if tuned else ''}.pth.tar"
+    protocol = f"ResNet-50, {labels} % of the labels, " + ("fine-tuned" if tuned else "nearest neighbours (PAWS-NN)")
+    return Checkpoint(
+        f"paws-resnet50-{labels}pct-{epochs}ep{'-finetuned' if tuned else ''}",
+        family="paws",
+        source=f"https://dl.fbaipublicfiles.com/paws/{file}",
+        layout="official",
+        licence="mit",
+        licence_source="LICENSE of facebookresearch/suncet",
+        paper="2104.13963",
+        networks=("encoder",),
+        preprocessing=_pixels(224),
+        grid_size=(1, 7, 7),
+        parameters=23_508_032,
+        scores=(Score("ImageNet", "top-1 accuracy, %", value, protocol, "README of facebookresearch/suncet"),),
+        note=(
+            "Has a classifier of 1000 classes, by number."
+            if tuned
+            else "Classifies by labelled pictures: classify(images, support_images, support_labels)."
+        ),
+    )
+
+
+_PAWS = (
+    *(_paws("1", epochs, value) for epochs, value in ((100, 61.5), (200, 63.2), (300, 64.2))),
+    *(_paws("10", epochs, value) for epochs, value in ((100, 71.0), (200, 71.9), (300, 73.1))),
+    _paws("1", 300, 66.5, tuned=True),
+    _paws("10", 300, 75.5, tuned=True),
+)
+
 # Shipped with this package: small, trained here, for demonstrations and tests -----------------------------------------
 _OURS: dict[str, Any] = {
     "layout": "jepa_hub",
@@ -389,7 +422,7 @@ _SHIPPED = (
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {
-    row.name: row for row in (*_SHIPPED, *_IJEPA, *_VJEPA, *_VJEPA2_ROWS, *_UNSUPPORTED)
+    row.name: row for row in (*_SHIPPED, *_IJEPA, *_VJEPA, *_VJEPA2_ROWS, *_PAWS, *_UNSUPPORTED)
 }
 _BY_SOURCE = {row.source: row for row in CHECKPOINTS.values()}
 # File names of official downloads, where one name means one row: the probes of V-JEPA share theirs.

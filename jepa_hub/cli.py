@@ -296,6 +296,45 @@ def embed(
 
 
 @app.command()
+def classify(
+    inputs: Annotated[list[str], typer.Argument(help="Images, videos, or folders of them (searched recursively).")],
+    model: ModelName,
+    support: Annotated[
+        Path | None, typer.Option(help="Labelled pictures, a folder per class: what a PAWS model classifies by.")
+    ] = None,
+    per_class: Annotated[int | None, typer.Option(min=1, help="Labelled pictures to take of each class.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Labels of each file.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures per forward pass.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with an error when a file could not be read.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label images by a few labelled ones (PAWS), or images and videos by a model's own classes (probes)."""
+    from dataclasses import asdict
+
+    from jepa_hub import classifying
+
+    if per_class is not None and support is None:
+        raise ValueError("--per-class goes with --support")
+    files = None if support is None else classifying.support_files(support, per_class)
+    loaded, processor = classifying.load(model, has_support=files is not None, device=device, revision=revision)
+    known = None if files is None else classifying.make_support(loaded, processor, files, device, batch_size)
+    found = []
+    for each in classifying.classify_files(
+        loaded, processor, inputs, support=known, top=top, batch_size=batch_size, device=device
+    ):
+        found.append(each)
+        if not as_json:
+            shown = [f"{name} {share:.1%}" for name, share in zip(each.labels, each.probabilities, strict=True)]
+            typer.echo(f"{each.path}: {', '.join(shown) if each.error is None else 'could not be read: ' + each.error}")
+    if as_json:
+        _json([asdict(each) for each in found])
+    if strict and any(each.error for each in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def convert(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="Catalog name, Hub id, folder or official file.")],
     output: Annotated[Path, typer.Argument(help="Folder to write (for official: the file).")],

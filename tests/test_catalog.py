@@ -17,13 +17,14 @@ from jepa_hub.catalog import (
     nearest,
 )
 from jepa_hub.models.base import JEPAModel
+from jepa_hub.models.paws import PAWSConfig, PAWSModel
 from jepa_hub.processing import JEPAProcessor
 from tests.hub_server import ROOT, run_python
 
 ROWS = list(CHECKPOINTS.values())
 SHIPPED = [row for row in ROWS if row.source.startswith("package:")]
 PUBLISHED = [row for row in ROWS if row not in SHIPPED]
-MODELS = [row for row in PUBLISHED if row.kind == "model" and row.unsupported is None]
+MODELS = [row for row in PUBLISHED if row.kind == "model" and row.unsupported is None and row.family != "paws"]
 PROBES = [row for row in ROWS if row.kind == "probe"]
 
 
@@ -46,6 +47,7 @@ def test_what_is_published_is_listed() -> None:
     assert count("vjepa", "model", "official") == 3
     assert count("vjepa", "probe", "official") == 15
     assert count("vjepa2", "model", "official") == 4
+    assert count("paws", "model", "official") == 8
     assert count("vjepa2", "model", "transformers") == 4
     assert count("vjepa2", "probe", "transformers") == 4
     assert count("vjepa2", "probe", "official") == 4  # the two EK100 probes are listed as unsupported
@@ -88,6 +90,15 @@ def test_official_files_hold_three_networks_and_tell_their_heads(row: Checkpoint
     assert row.config["num_attention_heads"] == heads
     assert row.config["predictor_num_attention_heads"] == (12 if row.family == "vjepa2" else 16)
     assert row.config["image_size"] == row.preprocessing.image_size
+
+
+@pytest.mark.parametrize("row", [row for row in PUBLISHED if row.family == "paws"], ids=lambda row: row.name)
+def test_paws_rows(row: Checkpoint) -> None:
+    with torch.device("meta"):
+        encoder = PAWSModel(PAWSConfig.of_size("resnet50")).encoder
+    assert row.parameters == sum(each.numel() for each in encoder.parameters())
+    assert row.grid_size == (1, 7, 7) and row.networks == ("encoder",) and row.licence == "mit"
+    assert row.scores and ("fine-tuned" in row.scores[0].protocol) == row.name.endswith("finetuned")
 
 
 def test_licences() -> None:

@@ -16,8 +16,7 @@ COUNTS = {"one_label": 1, "four_labels": 4}
 def _arm(name: str, what: str, recipe: str, overrides: Sequence[str] = (), *, core: bool = True) -> Arm:
     def run(seed: int, work: Path) -> dict[str, float]:
         return {
-            metric: score(recipe, seed, work / metric, [*labels(count), *overrides])
-            for metric, count in COUNTS.items()
+            metric: score(recipe, seed, work / metric, [*labels(count), *overrides]) for metric, count in COUNTS.items()
         }
 
     return Arm(name, what, run, core=core)
