@@ -9,14 +9,19 @@ from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.paws import PAWSModel
 from training import few_labels
 from training.config import OnlineProbeSettings, Settings
+from training.data.registry import source_class
 from training.probing.features import extract_features
 from training.probing.linear import linear_probe
 from training.probing.neighbours import knn_probe
 from training.probing.results import ProbeResult
-from training.probing.splits import make_splits
+from training.probing.splits import Part, build_source, make_splits
 from training.probing.tables import separate
 
 PROBES: dict[str, Callable[..., ProbeResult]] = {"knn": knn_probe, "linear": linear_probe}
+
+
+def _has_splits(source: str) -> bool:
+    return "split" in source_class(source).Settings.model_fields
 
 
 class OnlineProbe:
@@ -36,8 +41,12 @@ class OnlineProbe:
         sizes = {"train": settings.num_train, "validation": settings.num_test, "test": settings.num_test}
         # Sources that draw their samples draw no more than the probe reads.
         own = {key: value for key, value in named.own.items() if key not in ("split", "num_samples")}
-        self.parts = make_splits(named.name, own, sizes, (run.run.seed,)).parts
-        labels = self.parts["train"].source.labels
+        if settings.kind in ("support", "classifier") and settings.source and not _has_splits(named.name):
+            unseen = build_source(named.name, own)  # nothing is trained on these, so all of them validate
+            self.parts = {"validation": Part(unseen, list(range(len(unseen)))[: settings.num_test])}
+        else:
+            self.parts = make_splits(named.name, own, sizes, (run.run.seed,)).parts
+        labels = self.parts["validation"].source.labels
         if settings.label not in labels:
             raise ValueError(f"probe.label is {settings.label!r}; the source has {', '.join(labels) or 'no labels'}")
         self.labelled = few_labels.labelled_part(run)[:2] if settings.kind == "support" else None

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from jepa_hub.media.sources import is_url
 from training.data.clip_window import WindowSettings, read_window
 from training.data.decoding import read_image
@@ -79,6 +82,10 @@ class HuggingFace(Source):
     def labels(self) -> dict[str, Label]:
         """What the label columns hold, by name."""
         return self._labels
+
+    def label_values(self, name: str) -> Tensor:
+        """A column of labels [N], read without the pictures."""
+        return torch.tensor(self._data.select_columns([name])[:][name])
 
     def read(self, index: int, key: int) -> Sample:
         """Row `index`; `key` decides which window of a video is taken."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from jepa_hub.models.base import JEPAModel
 from training.config import Settings as RunSettings
@@ -59,14 +59,10 @@ class FineTune(ResidualMethod):
                 f"method.label and data.support.label are both the class to learn, not {support.label!r} too"
             )
 
-    def train(self, mode: bool = True) -> FineTune:
-        """As of any module; frozen norms stay in eval mode."""
-        super().train(mode)
-        if self.settings.freeze_norms or self.settings.train == "linear":
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        return self
+    @property
+    def frozen_norms(self) -> bool:
+        """Whether batch norms keep their statistics."""
+        return self.settings.freeze_norms or self.settings.train == "linear"
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Cross-entropy of the labelled pictures."""

@@ -31,6 +31,20 @@ class ResidualMethod(Method):
         super().__init__(model, settings)
         self.model: PAWSModel
 
+    @property
+    def frozen_norms(self) -> bool:
+        """Whether batch norms keep their statistics."""
+        return getattr(self.settings, "freeze_norms", False)
+
+    def train(self, mode: bool = True) -> Any:
+        """As of any module; frozen norms stay in eval mode."""
+        super().train(mode)
+        if self.frozen_norms:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
     def embed(self, *parts: Tensor) -> list[Embeddings]:
         """Embeddings of several batches of equal size of pictures, in one pass and one batch norm."""
         joined = self.model.embed(torch.cat(parts))

@@ -23,12 +23,14 @@ class SuNCEtSettings(MethodSettings):
         self_supervised: weight of SimCLR's term; 0 trains on labelled samples alone.
         supervised: weight of SuNCEt's term, which ends with `data.support.until`; without a support it is SimCLR.
         label_smoothing: of the support's labels.
+        freeze_norms: batch norms keep their statistics, for fine-tuning.
     """
 
     temperature: float = Field(default=0.1, gt=0)
     self_supervised: float = Field(default=1.0, ge=0)
     supervised: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    freeze_norms: bool = False
 
     @model_validator(mode="after")
     def _something(self) -> SuNCEtSettings:
