@@ -44,6 +44,24 @@ PUBLISHED: dict[str, tuple[float, float, int, int]] = {
 }
 
 
+# Recipes of whole pictures: (parameters of the trunk in millions, global batch, steps). Source: as above.
+PICTURES: dict[str, tuple[float, int, int]] = {
+    **{
+        f"paws/resnet50_{share}pct_{epochs}ep_in1k": (23.508, 4096, epochs * (1281167 // 4096))
+        for share in (1, 10)
+        for epochs in (100, 200, 300)
+    },
+    "paws/resnet50_1pct_finetune_in1k": (23.508, 1024, 50 * (12811 // 1024)),
+    "paws/resnet50_10pct_finetune_in1k": (23.508, 1024, 50 * (128116 // 1024)),
+    "paws/wide_resnet28w2_cifar10": (1.468, 256, 600 * (50000 // 256)),
+    "paws/wide_resnet28w2_finetune_cifar10": (1.468, 32, 30 * (4000 // 640)),
+    **{f"suncet/resnet50_10pct_{epochs}ep_in1k": (23.508, 2816, epochs * 454) for epochs in (100, 200, 300, 500)},
+    **{
+        f"suncet/resnet50_simclr_{epochs}ep_in1k": (23.508, 4096, epochs * (1281167 // 4096))
+        for epochs in (100, 200, 300, 500, 1000)
+    },
+}
+
 _SAMPLERS: dict[tuple[str, Any], Any] = {}
 
 
@@ -86,7 +104,7 @@ def at(settings: Settings, step: int) -> dict[str, float]:
 
 
 def test_all_published_configurations_are_there() -> None:
-    assert sorted({*PUBLISHED, *OWN}) == NAMES
+    assert sorted({*PUBLISHED, *PICTURES, *OWN}) == NAMES
     assert {"ijepa/tiny_scenes", "ijepa/tiny_digits", "mae/small_scenes", "vjepa/small_moving_scenes"} <= set(OWN)
 
 
@@ -138,6 +156,12 @@ def test_a_recipe_builds(name: str) -> None:
     assert set(model.config.networks) == set(method.networks)
     if settings.masks is None:
         assert not method.needs_masks
+        if name in PICTURES:
+            trunk, batch, steps = PICTURES[name]
+            count = sum(each.numel() for each in model.encoder.parameters()) / 1e6
+            assert count == pytest.approx(trunk, abs=0.001) and settings.run.steps == steps
+            assert settings.data.batch_size * processes(name) == batch
+            assert any("not run here" in line for line in header(name))
         return
     for groups in build.build_masks(settings.masks, model.config).lengths:
         assert groups and min(context for context, _ in groups) >= 8, "a context of a few tokens predicts nothing"
@@ -157,6 +181,23 @@ def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Any) -> None:
     path.write_text(to_yaml(settings), encoding="utf-8")
     again = load_recipe(str(path))
     assert again.model_dump(mode="json") == settings.model_dump(mode="json")
+
+
+def test_settings_of_paws_and_suncet() -> None:
+    settings = recipe("paws/resnet50_10pct_300ep_in1k")
+    support, small = settings.data.support, settings.data.small_views
+    assert support is not None and small is not None and settings.total_steps == 93600
+    assert (support.classes, support.images, support.unique_classes, support.num_views) == (15, 7, True, 1)
+    assert (small.count, small.size, small.crop_scale) == (6, 96, (0.05, 0.14))
+    assert settings.data.views.crop_scale == (0.14, 1.0) and settings.data.views.jitter == 0.8
+    optimizer = build_optimizer(nn.Linear(2, 2), settings.optim)
+    rates = [schedule(optimizer, settings, step)["lr"] for step in (0, 3120, 93599)]
+    assert rates[0] == pytest.approx(0.3, rel=0.01) and rates[1:] == pytest.approx([6.4, 0.064], rel=0.01)
+    cifar = recipe("paws/wide_resnet28w2_cifar10")
+    assert cifar.data.support is not None and cifar.data.support.num_views == 2 and cifar.data.support.images == 64
+    assert build.model_config(cifar).projection_size == 128 and not build.model_config(cifar).prediction
+    until = {ep: recipe(f"suncet/resnet50_10pct_{ep}ep_in1k").data.support.until for ep in (100, 200, 300, 500)}
+    assert {ep: round(share * ep) for ep, share in until.items()} == {100: 100, 200: 200, 300: 250, 500: 250}
 
 
 def test_schedules_of_ijepa() -> None:
