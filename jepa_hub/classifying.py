@@ -58,7 +58,8 @@ def load(name: str, *, has_support: bool, device: str, revision: str | None = No
         model = JEPAModel.from_pretrained(name, revision=revision)
         if not isinstance(model, PAWSModel):
             raise ValueError(
-                f"{name} is a {type(model).__name__}, which has no classes: choose a model of the family paws, or a probe"
+                f"{name} is a {type(model).__name__}, which has no classes: choose a model of the family paws, or "
+                "a probe"
             )
         if not has_support and model.classifier is None:
             raise ValueError(f"{name} has no classifier of its own: give --support, {_LAYOUT}")
