@@ -141,7 +141,7 @@ def _json(value: Any) -> None:
 
 @app.command("list")
 def list_(
-    family: Annotated[str | None, typer.Option(help="Only this family: ijepa, vjepa, vjepa2.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only this family: ijepa, vjepa, vjepa2, paws.")] = None,
     licence: Annotated[
         str | None, typer.Option("--licence", "--license", help="Only this licence, such as mit or cc-by-nc-4.0.")
     ] = None,
