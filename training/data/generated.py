@@ -32,7 +32,6 @@ class GeneratedSettings(SourceSettings):
         num_samples: of this split.
         seed: of everything drawn.
         split: part of the key of every sample, so that no two splits share one.
-        min_objects, max_objects: per scene.
         cache: folder that holds the finished shards; None draws each sample whenever it is read.
         num_processes: that fill the cache; None is one per processor. Their number does not change what is drawn.
     """
@@ -41,13 +40,22 @@ class GeneratedSettings(SourceSettings):
     num_samples: int = Field(default=20000, ge=1)
     seed: int = 0
     split: Literal["train", "validation", "test"] = "train"
-    min_objects: int = Field(default=1, ge=1, le=8)
-    max_objects: int = Field(default=4, ge=1, le=8)
     cache: Path | None = Path("data")
     num_processes: int | None = Field(default=None, ge=1)
 
+
+class CountedSettings(GeneratedSettings):
+    """Settings of drawn sources that have a few objects in a scene.
+
+    Attributes:
+        min_objects, max_objects: per scene.
+    """
+
+    min_objects: int = Field(default=1, ge=1, le=8)
+    max_objects: int = Field(default=4, ge=1, le=8)
+
     @model_validator(mode="after")
-    def _objects(self) -> GeneratedSettings:
+    def _objects(self) -> CountedSettings:
         if self.min_objects > self.max_objects:
             raise ValueError(f"min_objects ({self.min_objects}) must not be above max_objects ({self.max_objects})")
         return self

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, model_validator
 
 from training.data.drawing import centres, project, render
-from training.data.generated import Generated, GeneratedSettings
+from training.data.generated import CountedSettings, Generated
 from training.data.moving_layout import PATHS, Layout
 from training.data.scene_graph import COLOURS, describe, plural, scene_graph
 from training.data.solids import SHAPES
@@ -36,8 +36,8 @@ _WAYS = {
 _PACES = ("slowly", "at medium speed", "fast")
 
 
-class MovingScenesSettings(GeneratedSettings):
-    """Settings of `moving_scenes`; see GeneratedSettings.
+class MovingScenesSettings(CountedSettings):
+    """Settings of `moving_scenes`; see CountedSettings.
 
     Attributes:
         frames: per clip.

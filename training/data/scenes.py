@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from training.data.drawing import Shots, camera, in_view, render, visibility
-from training.data.generated import Generated, GeneratedSettings
+from training.data.generated import CountedSettings, Generated
 from training.data.scene_graph import (
     COLOURS,
     COUNT,
@@ -43,8 +43,8 @@ _PATIENCE = 12  # tries before the objects of a crowded scene shrink
 _CHECK = 64  # rays per axis when visibility is checked; fixed, so that a scene does not depend on the picture's size
 
 
-class ScenesSettings(GeneratedSettings):
-    """Settings of `scenes`; see GeneratedSettings."""
+class ScenesSettings(CountedSettings):
+    """Settings of `scenes`; see CountedSettings."""
 
 
 class Scenes(Generated):
