@@ -83,7 +83,7 @@ def test_where_the_plain_repeats_is_out_of_sight() -> None:
     shots = plain.at(np.linspace(-40, 40, 9))
     where = bounds(shots)
     seen = (where[..., 2] > 0) & (where[..., 0] < 1) & (where[..., 3] > 0) & (where[..., 1] < 1) & (shots.shape >= 0)
-    # One period further on, in any of the eight ways around, nothing is in the picture; half a unit is left for shadows.
+    # One period further on nothing is in the picture; half a unit is left for shadows.
     sin, cos = np.sin(shots.azimuth), np.cos(shots.azimuth)
     right = cos[:, None] * shots.position[..., 0] + sin[:, None] * shots.position[..., 1]
     away = -sin[:, None] * shots.position[..., 0] + cos[:, None] * shots.position[..., 1] - 1.1
