@@ -38,7 +38,7 @@ def check_package() -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="train.py", description=DESCRIPTION)
-    parser.add_argument("recipe", help="a name such as vjepa/tiny_moving_scenes, or a YAML file")
+    parser.add_argument("recipe", help="a name such as vjepa/tiny_sliding_scenes, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
     parser.add_argument(
         "--resume", default="auto", metavar="auto|never|FOLDER", help="newest checkpoint of run.out, none, or this one"

@@ -247,7 +247,7 @@ def test_schedules_of_vjepa2(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["ijepa", "vjepa"])
 def test_a_pixel_baseline_differs_in_its_target_only(kind: str) -> None:
-    data = "scenes" if kind == "ijepa" else "moving_scenes"
+    data = "scenes" if kind == "ijepa" else "sliding_scenes"
     jepa, mae = recipe(f"{kind}/tiny_{data}"), recipe(f"mae/tiny_{data}")
     fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "tubelet_size", "image_size")
     configs = [build.model_config(settings) for settings in (jepa, mae)]

@@ -42,7 +42,7 @@ def test_help_names_recipe_and_overrides(capsys: pytest.CaptureFixture[str]) -> 
         train.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert "vjepa/tiny_moving_scenes" in shown and "key.path=value" in shown and "--push-to-hub" in shown
+    assert "vjepa/tiny_sliding_scenes" in shown and "key.path=value" in shown and "--push-to-hub" in shown
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
