@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from jepa_hub.physics.stage import Stage
 from jepa_hub.physics.templates import possible_scene, scene_rng
@@ -16,7 +16,7 @@ _STAGES: dict[int, Stage] = {}  # one GL context per process and size
 
 
 class WorldsSettings(GeneratedSettings):
-    """Settings of `worlds`; see GeneratedSettings. A world holds one object or none, so max_objects is 1.
+    """Settings of `worlds`; see GeneratedSettings.
 
     Attributes:
         frames: per clip; the scenes are made for 16.
@@ -24,18 +24,14 @@ class WorldsSettings(GeneratedSettings):
 
     size: int = Field(default=48, ge=32, le=256)
     num_samples: int = Field(default=3000, ge=1)
-    max_objects: int = Field(default=1, ge=1, le=1)
     frames: int = Field(default=16, ge=16, le=16)
-
-    @model_validator(mode="after")
-    def _one(self) -> WorldsSettings:
-        if self.min_objects != 1:
-            raise ValueError("worlds hold one object or none: leave min_objects at 1")
-        return self
 
 
 class Worlds(Generated):
-    """Clips of scenes that nothing impossible happens in; needs MuJoCo (extra `physics`) until the cache is there."""
+    """Clips of scenes with one object or none, in which nothing impossible happens.
+
+    Needs MuJoCo (extra `physics`) until the cache is there.
+    """
 
     settings: WorldsSettings
     Settings = WorldsSettings
