@@ -55,6 +55,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Path
     model.save_pretrained(tmp_path / "my_model")
     processor = JEPAProcessor(image_size=32, patch_size=8, tubelet_size=2, num_frames=8)
     processor.save_pretrained(tmp_path / "my_model")
+    tiny_model("paws").save_pretrained(tmp_path / "my_paws_model")
+    JEPAProcessor(image_size=32, patch_size=4).save_pretrained(tmp_path / "my_paws_model")
+    for colour in ("red", "blue"):
+        (tmp_path / "labelled" / colour).mkdir(parents=True)
+        for picture in (tmp_path / f"{colour}.png", tmp_path / "labelled" / colour / "1.png"):
+            Image.new("RGB", (64, 48), colour).save(picture)
     write_official(tmp_path / "vitl16.pth.tar", "vjepa_tiny_p16")
     sizes: dict[str, Any] = {"patch_size": 8, "crop_size": 32, "frames_per_clip": 8, "hidden_size": 48}
     sizes |= {"num_attention_heads": 2, "num_hidden_layers": 1, "pred_hidden_size": 24, "pred_num_attention_heads": 2}
