@@ -419,6 +419,17 @@ _SHIPPED = (
         note="Trained by this project on drawn clips of moving solids; it has seen no film.",
         **_OURS,
     ),
+    Checkpoint(
+        "paws-tiny-scenes",
+        family="paws",
+        source="package:paws-tiny-scenes",
+        paper="2104.13963",
+        preprocessing=Preprocessing(image_size=64, resize=64),
+        grid_size=(1, 4, 4),
+        parameters=311_200,
+        note="Trained by this project on drawn pictures of one solid each, whose colour it knew of 5 pictures a colour.",
+        **{**_OURS, "networks": ("encoder",)},
+    ),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {

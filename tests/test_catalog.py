@@ -129,13 +129,14 @@ def test_probes_name_their_backbone(row: Checkpoint) -> None:
 def test_shipped_weights_are_here_load_as_float32_and_are_what_their_row_says(row: Checkpoint) -> None:
     model, processor = JEPAModel.from_pretrained(row.name), JEPAProcessor.from_pretrained(row.name)
     assert model.dtype == torch.float32 and tuple(model.config.networks) == row.networks
-    assert row.parameters == sum(each.numel() for each in model.target_encoder.parameters())
+    assert row.parameters == sum(each.numel() for each in model.feature_encoder.parameters())
     assert model.config.base_grid == row.grid_size and model.config.licence == row.licence == "apache-2.0"
     assert processor.image_size == row.preprocessing.image_size == model.config.image_size
     folder = ROOT / "jepa_hub" / "weights" / row.source.removeprefix("package:")
     assert folder.joinpath("model.safetensors").stat().st_size < 12_000_000
     with safe_open(folder / "model.safetensors", "pt") as stored:
-        assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.float16}  # noqa: SIM118
+        kinds = {stored.get_tensor(name).dtype for name in stored.keys()}  # noqa: SIM118
+        assert kinds - {torch.int64} == {torch.float16}  # batch norms count batches in whole numbers
     card = folder.joinpath("README.md").read_text()
     assert "license: apache-2.0" in card and row.name in card and "How it was made" in card
     pixels = torch.randn(3, 3, model.config.num_frames, *[model.config.image_size] * 2)
