@@ -427,7 +427,7 @@ _SHIPPED = (
         preprocessing=Preprocessing(image_size=64, resize=64),
         grid_size=(1, 4, 4),
         parameters=311_200,
-        note="Trained by this project on drawn pictures of one solid each, whose colour it knew of 5 pictures a colour.",
+        note="Trained by this project on drawn pictures of one solid; it knew the colours of 5 pictures each.",
         **{**_OURS, "networks": ("encoder",)},
     ),
 )
