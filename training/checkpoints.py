@@ -25,7 +25,7 @@ UNFINISHED = ".unfinished"
 # A resumed run may change these: they decide neither the weights nor what is learned from.
 FREE = ("run.out", "run.log_every", "run.save_every", "run.keep_last", "run.trackers", "run.threads", "data.workers")
 FREE_TOO = ("data.prefetch", "data.max_bad", "watch", "probe", "data.batch_size", "run.accumulation")
-FREE_WAITS = ("averaging.timeout",)
+FREE_WAIT = ("averaging.timeout",)  # how long to wait for others
 
 
 class CheckpointError(RuntimeError):
@@ -66,7 +66,7 @@ def check_same_run(
         CheckpointError: a setting differs that decides the weights, or the workers no longer see the same samples.
     """
     new, old = flat(now), flat(then)
-    names = sorted(name for name in {*new, *old} if not name.startswith((*FREE, *FREE_TOO, *FREE_WAITS)))
+    names = sorted(name for name in {*new, *old} if not name.startswith((*FREE, *FREE_TOO, *FREE_WAIT)))
     differ = [f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names if new.get(name) != old.get(name)]
     if differ:
         raise CheckpointError(
