@@ -81,10 +81,10 @@ def scores(each: Claim, results: Results) -> str:
 
 
 def shown(values: list[Any]) -> str:
-    """A mean with its interval, or that there is none."""
+    """A mean with its interval, or that there is none: nothing was run, or the arm does not measure this."""
     known = [value for value in values if value is not None]
     if not known:
-        return NOT_RUN
+        return "-" if values else NOT_RUN
     summary = summarise(known)
     return f"{summary.mean:.1f}" if summary.half_width is None else f"{summary.mean:.1f} ± {summary.half_width:.1f}"
 

@@ -60,7 +60,7 @@ CLAIM = Claim(
     statement=(
         "Delays bound the step size: with a constant delay tau, gradient descent on a quadratic is stable up to "
         "2 sin(pi / (2 (2 tau + 1))) / L. Steps that follow the measured delay need no bound on it and learn faster "
-        "than a fixed step that is safe for the largest delay, the more so the rarer long delays are."
+        "than a fixed step that is safe for the largest delay."
     ),
     setting=(
         f"{SAMPLES} of scikit-learn's digits, drawn anew for every seed; the server's update of "

@@ -36,7 +36,7 @@ def draw(results: Results, path: Path) -> None:
     errors.set_xlabel("test error, % (dot: mean worker of a seed, bar: its worst)")
     errors.plot([], [], "o", color=BLUE, label="shards at random")
     errors.plot([], [], "o", color=RED, label="shards by label")
-    errors.legend(fontsize=7, loc="lower right")
+    errors.legend(fontsize=7, loc="upper right")
     timed = [arm for arm in arms if values(results, arm, f"step_{SPEEDS[0]}")]
     for arm in timed:
         steps.plot(SPEEDS, [mean(values(results, arm, f"step_{speed}")) for speed in SPEEDS], "o-", label=arm, ms=3)
