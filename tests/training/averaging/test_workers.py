@@ -235,12 +235,14 @@ def test_wrong_settings_are_told_in_words(own: dict[str, Any], said: str, settin
 
 @pytest.mark.slow
 def test_gradients_can_be_compressed(whole: Callable[[str], Path], tmp_path: Path) -> None:
-    ends = {}
+    plain = whole("all_reduce")
     for compression in ("fp16", "power_sgd"):
         out = tmp_path / compression
         finish(start_workers(tree_of(out, "all_reduce", averaging={"compression": compression}), WORLD))
-        ends[compression] = far(final(out), final(whole("all_reduce")))
-    assert 0 < ends["fp16"] < 2e-3 and ends["power_sgd"] < 1e-6  # PowerSGD begins after 1,000 steps
+        assert entries(out)[-1]["loss"] == pytest.approx(entries(plain)[-1]["loss"], abs=1e-3)
+        # Half precision changes the weights; PowerSGD begins after 1,000 steps.
+        gap = far(final(out), final(plain))
+        assert gap > 1e-5 if compression == "fp16" else gap < 1e-6
 
 
 def test_only_errors_of_the_network_count_as_lost_workers() -> None:
