@@ -159,7 +159,7 @@ class ResNet(nn.Module):
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """The last map [B, D, h, w] of pixels [B, C, H, W]."""
-        x = self.conv1(pixels)
+        x = self.conv1(pixels.to(self.conv1.weight.dtype))
         if not self.wide:
             x = F.relu(self.bn1(x))
         if self.large_stem:

@@ -186,7 +186,7 @@ def test_kernels_agree(family: str) -> None:
     assert twin.feature_encoder.blocks[0].attn.attend.config is twin.config
 
 
-@pytest.mark.parametrize("family", ["ijepa", "vjepa", "vjepa2"])
+@pytest.mark.parametrize("family", ["ijepa", "vjepa", "vjepa2", "paws"])
 def test_half_precision(family: str) -> None:
     model, pixels = tiny_model(family), tiny_pixels(family)
     full = model.encode(pixels).tokens

@@ -89,8 +89,10 @@ CLAIM = Claim(
     setting=(
         "scikit-learn's digits, 10 labels a class, the residual network and views of the claim on PAWS. Compute is "
         "images forwarded: 128 a step for SimCLR, 168 with 40 labelled ones beside them. Both arms pretrain for each "
-        "of three budgets with a schedule of its own, then all are fine-tuned alike on the 100 labels. Learning rates "
-        "were chosen on the validation split with two seeds outside of these, three for SimCLR, one of them for SuNCEt."
+        "of three budgets with a schedule of its own, then all are fine-tuned alike on the 100 labels. SimCLR's "
+        "learning rate was chosen among three on the validation split with two seeds outside of these; SuNCEt takes "
+        "the same. In a pilot of those seeds (4 labels, 200 steps, classified by the labelled neighbours, equal "
+        "learning rates) SuNCEt was 6.7 and 5.9 points above SimCLR."
     ),
     metrics={
         **{name: f"test accuracy, %, after {images:,} images" for name, images in BUDGETS.items()},
