@@ -52,7 +52,9 @@ def two_workers(name: str, unique: bool, out: Path) -> dict[str, Any]:
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize(("name", "unique"), [("paws", False), ("paws", True), ("suncet", False)])
+@pytest.mark.parametrize(
+    ("name", "unique"), [pytest.param("paws", False, marks=pytest.mark.slow), ("paws", True), ("suncet", False)]
+)
 def test_two_workers_are_one_with_the_joined_batch(name: str, unique: bool, tmp_path: Path) -> None:
     found = two_workers(name, unique, tmp_path / "found.pt")
     method = method_of(name)
