@@ -16,6 +16,7 @@ from typing import Any
 from jepa_hub.catalog import CHECKPOINTS, COMMERCIAL_LICENCES, Checkpoint, Preprocessing
 
 NETWORKS = ("encoder", "predictor", "target_encoder")
+HEADS = ("projection", "prediction", "classifier")  # of PAWS models
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 # The name of a setting in our config.json, and in those of transformers' ijepa and vjepa2.
 _SETTINGS = {
@@ -180,7 +181,7 @@ def count_parameters(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         for side in shape:
             size *= side
         first = name.split(".")[0]
-        key = first if first in NETWORKS else "all"
+        key = first if first in (*NETWORKS, *HEADS) else "all"
         counts[key] = counts.get(key, 0) + size
     return counts
 

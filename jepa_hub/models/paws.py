@@ -125,6 +125,10 @@ class PAWSConfig(JEPAConfig):
         """What this family declares."""
         return {name: value for name, value in super().settings().items() if name not in _TRANSFORMER_FIELDS}
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is written to config.json: nothing of a transformer."""
+        return {name: value for name, value in super().to_diff_dict().items() if name not in _TRANSFORMER_FIELDS}
+
     @property
     def encoder_summary(self) -> str:
         """The encoder in a few words."""

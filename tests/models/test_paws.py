@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -206,4 +207,5 @@ def test_configurations_are_checked() -> None:
             PAWSConfig(**settings)
     with pytest.raises(ValueError, match="unknown size 'resnet5'"):
         PAWSConfig.of_size("resnet5")
-    assert "num_attention_heads" not in tiny_config("paws").settings()
+    for written in (tiny_config("paws").settings(), json.loads(tiny_config("paws").to_json_string())):
+        assert "num_attention_heads" not in written and "position_type" not in written and written["base_width"] == 12
