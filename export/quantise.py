@@ -23,7 +23,6 @@ def quantise(
     precision: str,
     graph: Graph,
     calibration: Inputs,
-    blocks: Sequence[str],
     tell: Callable[[str], None],
 ) -> None:
     """Write `target`: the products with constant weights of `source` in int8, per output channel.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,14 +122,14 @@ class AotiSession:
     """A package compiled by AOTInductor: machine code for the kind of device it was made on."""
 
     def __init__(self, path: Path, *, device_index: int = 0) -> None:
-        try:
-            self.package = torch._inductor.aoti_load_package(str(path), device_index=device_index)
-        except TypeError:  # torch before 2.7 has no device_index
-            self.package = torch._inductor.aoti_load_package(str(path))
-        told = self.package.get_metadata()
+        told = _package_metadata(path)
         self.metadata = files.read_metadata(told)
-        kind = str(told.get("AOTI_DEVICE_KEY", "cpu"))
-        self.device = torch.device("cuda", device_index) if kind == "cuda" else torch.device("cpu")
+        on_gpu = str(told.get("AOTI_DEVICE_KEY", "cpu")).startswith("cuda")
+        if on_gpu and not torch.cuda.is_available():
+            raise RuntimeError(f"{path.name} was compiled for CUDA, and there is no CUDA device here")
+        self.device = torch.device("cuda", device_index) if on_gpu else torch.device("cpu")
+        index = device_index if on_gpu else -1  # what AOTInductor calls the CPU
+        self.package = torch._inductor.aoti_load_package(str(path), device_index=index)
         self.providers = [f"AOTInductor ({self.device.type})"]
         self.inputs: list[str] = self.metadata["inputs"]
         self._outputs: list[str] = self.metadata["outputs"]
@@ -139,6 +141,21 @@ class AotiSession:
         with torch.no_grad():
             outputs = self.package(*(inputs[name].detach().to(self.device).contiguous() for name in self.inputs))
         return dict(zip(self._outputs, outputs, strict=True))
+
+
+def _package_metadata(path: Path) -> dict[str, str]:
+    """What a package says about itself, read without running it.
+
+    Raises:
+        OSError: it is torn, or is not a package.
+    """
+    try:
+        with zipfile.ZipFile(path) as package:
+            names = [name for name in package.namelist() if name.endswith("wrapper_metadata.json")]
+            found = json.loads(package.read(names[0]))
+    except (zipfile.BadZipFile, IndexError, ValueError) as error:
+        raise OSError(f"{path} is torn or is not an AOTInductor package; download or export it again") from error
+    return {str(key): str(value) for key, value in found.items()}
 
 
 def open_session(path: Path, provider: str = "auto", **settings: Any) -> Session:

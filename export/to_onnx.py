@@ -46,7 +46,7 @@ def to_onnx(
     layers: Sequence[int] = (),
     processor: JEPAProcessor | None = None,
     preprocessing_in_graph: bool = False,
-    calibration: Sequence[Mapping[str, Tensor]] | None = None,
+    calibration: Callable[[Graph], Sequence[Mapping[str, Tensor]]] | None = None,
     external_data_above: int = LARGEST_FILE,
     progress: Progress | None = None,
 ) -> list[Exported]:
@@ -62,7 +62,8 @@ def to_onnx(
         processor: recorded in the file.
         preprocessing_in_graph: let the graph take uint8 frames [B, F, H, W, 3] ([B, H, W, 3] for images) and resize,
             crop and normalise them as `processor` does.
-        calibration: inputs by graph input name, for "int8_static", and to find layers that int8 would harm for "int8".
+        calibration: gives the inputs of a graph, by name: to scale "int8_static" by, and to find the layers that int8
+            would harm.
         external_data_above: bytes of weights above which they go to a file of their own beside the graph.
         progress: is told what is being done.
 
@@ -71,7 +72,7 @@ def to_onnx(
         ImportError: onnx or onnxscript is missing.
     """
     require_packages()
-    if precision == "int8_static" and not calibration:
+    if precision == "int8_static" and calibration is None:
         raise ValueError("int8_static needs calibration inputs: some dozens of the images or clips it will see")
     if preprocessing_in_graph and processor is None:
         raise ValueError("there is no processor to put into the graph: give processor=")
@@ -90,10 +91,10 @@ def to_onnx(
             model, graph.name, precision, processor, in_graph=preprocessing_in_graph, layers=list(layers)
         )
         build = path if precision not in INTEGER else path.with_name(f".unfinished-{path.name}")
-        blocks = write_graph(graph, build, precision, told, external_data_above)
+        write_graph(graph, build, precision, told, external_data_above)
         if precision in INTEGER:
             tell(f"{path.name}: quantising")
-            quantise.quantise(build, path, precision, graph, calibration or (), blocks, tell)
+            quantise.quantise(build, path, precision, graph, calibration(graph) if calibration else (), tell)
         written.append(Exported(path, graph, precision))
     files.write_config(model, Path(folder), processor)
     return written
@@ -135,8 +136,8 @@ def example_frames(model: Any, graph: Graph) -> int | None:
     return None if is_image_model(backbone.config) else graph.inputs["pixel_values"].shape[2]
 
 
-def write_graph(graph: Graph, path: Path, precision: str, told: dict[str, str], external_data_above: int) -> list[str]:
-    """Write one graph that computes in float32 or half precision; names of the values its blocks end in."""
+def write_graph(graph: Graph, path: Path, precision: str, told: dict[str, str], external_data_above: int) -> None:
+    """Write one graph that computes in float32 or half precision."""
     import onnx_ir
 
     with quiet():
@@ -164,7 +165,6 @@ def write_graph(graph: Graph, path: Path, precision: str, told: dict[str, str], 
     path.with_name(f"{path.name}_data").unlink(missing_ok=True)
     onnx_ir.save(model, unfinished, external_data=external)
     unfinished.replace(path)
-    return list(blocks.values())
 
 
 def _name_axes(model: Any, graph: Graph) -> None:
