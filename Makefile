@@ -2,7 +2,7 @@
 # make test        lint, types and the fast tests (offline, no GPU)
 # make test-slow   the full versions of the slow tests
 # make lint        ruff and mypy only
-# make system      the system packages that some tests use (Debian's chromium and libegl1); needs root, skips otherwise
+# make system      the system packages that some tests use (Debian's chromium, libegl1 and g++); needs root, skips otherwise
 # make clean       remove .venv and everything built
 #
 # PYTHON picks the interpreter (3.11 or newer), PIP_FLAGS goes to every pip install, for instance
@@ -56,14 +56,14 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 	$(call install,.[$*])
 
 system:
-	@if dpkg-query --show --showformat='$${db:Status-Status}\n' chromium libegl1 2>/dev/null | grep -c '^installed$$' | grep -qx 2; then \
+	@if dpkg-query --show --showformat='$${db:Status-Status}\n' chromium libegl1 g++ 2>/dev/null | grep -c '^installed$$' | grep -qx 3; then \
 		:; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" -eq 0 ]; then \
-		echo "Installing chromium and libegl1 ..."; \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium libegl1 >/dev/null; } \
-			|| { echo "apt-get could not install chromium and libegl1; the tests that use them will say so."; [ -z "$$JEPA_HUB_REQUIRE_ALL" ]; }; \
+		echo "Installing chromium, libegl1 and g++ ..."; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium libegl1 g++ >/dev/null; } \
+			|| { echo "apt-get could not install chromium, libegl1 and g++; the tests that use them will say so."; [ -z "$$JEPA_HUB_REQUIRE_ALL" ]; }; \
 	else \
-		echo "Not root, or no apt-get: tests that need a browser or EGL skip. With root: apt-get install --no-install-recommends chromium libegl1"; \
+		echo "Not root, or no apt-get: tests that need a browser, EGL or a compiler skip. With root: apt-get install --no-install-recommends chromium libegl1 g++"; \
 	fi
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,7 @@ def _write(
     source: Path, target: Path, precision: str, inputs: Sequence[Mapping[str, Any]], left: Sequence[str]
 ) -> None:
     import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_dynamic,
-        quantize_static,
-    )
+    from onnxruntime.quantization import QuantType
 
     large = source.with_name(f"{source.name}_data").exists()
     common: dict[str, Any] = {
@@ -83,6 +78,27 @@ def _write(
     properties = {
         each.key: each.value for each in onnx.load_model(str(source), load_external_data=False).metadata_props
     }
+    logging.disable(logging.WARNING)  # it advises a preparation that knows no symbolic sizes
+    try:
+        _quantised(source, target, precision, inputs, common)
+    finally:
+        logging.disable(logging.NOTSET)
+    model = onnx.load_model(str(target), load_external_data=False)
+    onnx.helper.set_model_props(model, {**properties, "jepa_hub.left_in_float32": str(len(left))})
+    target.write_bytes(model.SerializeToString())
+
+
+def _quantised(
+    source: Path, target: Path, precision: str, inputs: Sequence[Mapping[str, Any]], common: dict[str, Any]
+) -> None:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+
     if precision == "int8":
         quantize_dynamic(str(source), str(target), **common)
     else:
@@ -97,9 +113,6 @@ def _write(
         quantize_static(
             str(source), str(target), Reader(), quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8, **common
         )
-    model = onnx.load_model(str(target), load_external_data=False)
-    onnx.helper.set_model_props(model, {**properties, "jepa_hub.left_in_float32": str(len(left))})
-    target.write_bytes(model.SerializeToString())
 
 
 def _products(path: Path) -> list[str]:
