@@ -192,6 +192,38 @@ def score_command(
     _write_scores(load_raw(raw), folder, reduction, table_context)
 
 
+@physics_app.command("show")
+def show_command(
+    output: Annotated[Path, typer.Argument(help="Picture to write, such as pairs.png.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Draw the surprise of this model beside the frames.")
+    ] = None,
+    properties: Annotated[
+        str | None, typer.Option("--property", help="Such as permanence,shape; all by default.")
+    ] = None,
+    variants: Annotated[str | None, typer.Option("--variant", help="Such as passing or resting_seen.")] = None,
+    number: Annotated[int, typer.Option(min=0, help="Which quadruplet; odd numbers show the other direction.")] = 0,
+    context: Annotated[int, typer.Option(min=1, help="Frames that the model sees.")] = 8,
+    root: Annotated[Path | None, typer.Option(help="File of `physics make`; by default what ships.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw one pair of the simulated worlds per property, possible above impossible, with a model's surprise."""
+    from jepa_hub.physics.showing import show_pairs
+
+    loaded, processor = _load(model, device, "float32") if model else (None, None)
+    path = show_pairs(
+        output,
+        model=loaded,
+        processor=processor,
+        properties=properties.split(",") if properties else (),
+        variants=variants.split(",") if variants else (),
+        number=number,
+        context_frames=context,
+        suite=root,
+    )
+    typer.echo(f"wrote {path}")
+
+
 @physics_app.command("make")
 def make_command(
     output: Annotated[Path, typer.Argument(help="File to write, .zip.")],

@@ -221,10 +221,12 @@ def group_accuracy(score: Floats, several: Sequence[Pair]) -> Estimate:
     What is merely a surprising thing to see is in both sums, so that only what does not follow counts.
     """
     names = sorted({each.group for each in several})
-    totals = dict.fromkeys(names, 0.0)
+    totals, sizes = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for each in several:
         totals[each.group] += float(score[each.impossible] - score[each.possible])
-    won = np.array([0.5 if totals[name] == 0 else float(totals[name] > 0) for name in names])
+        sizes[each.group] += float(abs(score[each.impossible]) + abs(score[each.possible]))
+    tied = {name for name in names if abs(totals[name]) <= 1e-9 * sizes[name]}  # rounding is no difference
+    won = np.array([0.5 if name in tied else float(totals[name] > 0) for name in names])
     return resampled(names, lambda rows: 100 * float(won[rows].mean()), math.nan)
 
 

@@ -181,7 +181,8 @@ _XML = """
           conaffinity="3"/></body>
     <body name="box"><freejoint/><geom name="box" type="box" size=".5 .5 .5" mass="1" material="thing" contype="1"
           conaffinity="3"/></body>
-    <body name="cylinder"><freejoint/><geom name="cylinder" type="cylinder" size=".5 .5" mass="1" material="thing"
+    <body name="cylinder"><freejoint/><geom name="cylinder" type="cylinder" size=".5 .5" mass="0" material="thing"
+          contype="0" conaffinity="0"/><geom name="cylinder_solid" type="box" size=".5 .5 .5" mass="1" rgba="0 0 0 0"
           contype="1" conaffinity="3"/></body>
   </worldbody>
 </mujoco>
@@ -192,6 +193,8 @@ _BOARD = """
     <body name="solid{0}" mocap="true"><geom name="solid{0}" type="box" size="1 1 .1" rgba="0 0 0 0" contype="2"
           conaffinity="1"/></body>"""
 _MOST_BOARDS = 2
+# A cylinder touches things as a box: as a cylinder it loses the floor after it has met a wall, sinks, and is thrown up.
+_SOLID = {"ball": "ball", "box": "box", "cylinder": "cylinder_solid"}
 
 
 class Stage:
@@ -293,14 +296,16 @@ class Stage:
             body, geom = self.model.body(shape), self._geom(shape)
             at, spin = int(self.model.jnt_qposadr[body.jntadr[0]]), int(self.model.jnt_dofadr[body.jntadr[0]])
             wanted = thing is not None and thing.shape == shape
-            self.model.geom_contype[geom], self.model.geom_conaffinity[geom] = (1, 3) if wanted else (0, 0)
+            solid = self._geom(_SOLID[shape])
+            self.model.geom_contype[solid], self.model.geom_conaffinity[solid] = (1, 3) if wanted else (0, 0)
             if thing is None or not wanted:
                 self.model.geom_rgba[geom] = (0, 0, 0, 0)
                 self.data.qpos[at : at + 7] = (*_AWAY, 1, 0, 0, 0)
                 continue
             half = (thing.radius,) * 3
-            self.model.geom_size[geom] = half
-            self._resize(geom, half)
+            for each in {geom, solid}:
+                self.model.geom_size[each] = half
+                self._resize(each, half)
             self.model.geom_rgba[geom] = (*COLOURS[thing.colour], 1)
             x, y, z = thing.start
             self.data.qpos[at : at + 7] = (x, y, z + thing.radius, np.cos(thing.turn / 2), 0, 0, np.sin(thing.turn / 2))

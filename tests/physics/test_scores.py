@@ -173,6 +173,15 @@ def test_intervals_resample_groups() -> None:
     assert group_accuracy(score, pairs(videos)).value == 50 and margin(score + 1, pairs(videos)).value == 0
 
 
+def test_rounding_is_no_difference() -> None:
+    """Sums that are equal but for their order are a tie: the groups of the motion baseline sit at 50."""
+    videos = quadruplets(20)
+    values = np.random.default_rng(4).random((20, 2))
+    score = np.stack([values[:, 0] + 0.1, values[:, 1], 0.1 + values[:, 0], values[:, 1]], 1).ravel()
+    score[2::4], score[3::4] = score[3::4].copy(), score[2::4].copy()
+    assert group_accuracy(score, pairs(videos)).value == 50
+
+
 def test_broken_pairs_are_named() -> None:
     videos = quadruplets(1)
     twice = [videos[0], Video("x", "permanence", "0", pair="0/0", possible=True)]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
+from typer.testing import CliRunner
 
+from jepa_hub.cli import app
 from jepa_hub.physics import worlds
 from jepa_hub.physics.scores import pairs, relative_accuracy
 from jepa_hub.physics.stage import Stage
@@ -120,6 +124,16 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         worlds_suite(properties=["colours"])
 
 
+def test_pairs_are_shown(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["physics", "show", str(tmp_path / "a.png"), "--property", "support,shape"])
+    assert run.exit_code == 0, run.output
+    with Image.open(tmp_path / "a.png") as picture:
+        frames = np.asarray(picture.convert("RGB"))
+    assert frames.shape[0] > 400 and len(np.unique(frames.reshape(-1, 3), axis=0)) > 500
+    none = CliRunner().invoke(app, ["physics", "show", str(tmp_path / "b.png"), "--variant", "nowhere"])
+    assert none.exit_code == 1 and "nothing to show" in none.output
+
+
 # Drawing needs MuJoCo and a GL library --------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def stage() -> Stage:
@@ -153,8 +167,6 @@ def test_drawing_is_a_function_of_its_arguments(stage: Stage, kind: str, shipped
 def test_physics_acts(stage: Stage) -> None:
     """What has nothing under it falls; what has, stays: by the height of the red pixels."""
     plan = PROPERTIES["support"].plan(scene_rng(0, "test", 0), "open_seen")
-    from dataclasses import replace
-
     assert plan.first.thing is not None
     heights = {}
     for name, scene in (("stays", plan.first), ("leaves", plan.second)):
@@ -164,6 +176,17 @@ def test_physics_acts(stage: Stage) -> None:
         rows = [np.nonzero(frame)[0].mean() for frame in red]
         heights[name] = rows[-1] - rows[0]
     assert abs(heights["stays"]) < 1 and heights["leaves"] > 5
+
+
+def test_nothing_is_thrown_up(stage: Stage) -> None:
+    """A cylinder that meets a wall stays on the floor: no red above where it came in."""
+    for number in range(3):
+        scene = PROPERTIES["solidity"].plan(scene_rng(0, "test", 9, number), "passing_seen").first
+        assert scene.thing is not None
+        clip = stage.draw(replace(scene, thing=replace(scene.thing, shape="cylinder", colour="red"))).astype(int)
+        red = (clip[..., 0] - clip[..., 1] > 60) & (clip[..., 0] - clip[..., 2] > 60)
+        highest = [int(np.nonzero(frame)[0].min()) for frame in red if frame.any()]
+        assert min(highest) >= highest[2] - 1
 
 
 def test_a_suite_is_made_and_read(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

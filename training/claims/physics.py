@@ -119,7 +119,7 @@ CLAIM = Claim(
     setting=(
         "Clips of 16 frames of 48 pixels, simulated with MuJoCo (`worlds`). Training: 3,000 possible clips and their "
         "mirror images. Test: the suite that ships, quadruplets of two possible and two impossible clips that are "
-        "alike, pixel by pixel, until the violation, and that no single frame and no amount of motion tells apart. "
+        "alike, pixel by pixel, until the violation, and that the amount of motion does not tell apart (arm motion: exactly 50). "
         "Score: share of pairs whose impossible clip is the more surprising, mean surprise, 8 of 16 frames seen (fixed "
         "before training). The pixel predictor has the same encoder, predictor, clips and training FLOPs. Nothing was "
         "tuned. Within a run, 95 % bootstrap intervals over quadruplets are in the result files (about plus or minus 7 "
