@@ -24,6 +24,7 @@ help:
 
 demo: $(VENV)/.installed-demo
 	@$(PY) -m demos.first_look --out $(OUT)
+	@$(PY) -m demos.intuitive_physics --out $(OUT)
 
 test: system lint
 	@$(PY) -m pytest -q

@@ -430,6 +430,28 @@ _SHIPPED = (
         note="Trained by this project on drawn pictures of one solid; it knew the colours of 5 pictures each.",
         **{**_OURS, "networks": ("encoder",)},
     ),
+    Checkpoint(
+        "vjepa-tiny-worlds",
+        family="vjepa",
+        source="package:vjepa-tiny-worlds",
+        paper="2502.11831",
+        preprocessing=Preprocessing(image_size=48, resize=48, num_frames=16),
+        grid_size=(8, 4, 4),
+        parameters=904_064,
+        note="Trained by this project on possible clips of simulated worlds, to be surprised by impossible ones.",
+        **_OURS,
+    ),
+    Checkpoint(
+        "mae-tiny-worlds",
+        family="mae",
+        source="package:mae-tiny-worlds",
+        paper="2203.12602",
+        preprocessing=Preprocessing(image_size=48, resize=48, num_frames=16),
+        grid_size=(8, 4, 4),
+        parameters=904_064,
+        note="The pixel-prediction baseline of vjepa-tiny-worlds: the same encoder, clips and steps.",
+        **(_OURS | {"networks": ("encoder", "predictor")}),
+    ),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {

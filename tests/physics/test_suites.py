@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from jepa_hub.cli import app
 from jepa_hub.media.clips import MediaError
+from jepa_hub.models.base import JEPAModel
 from jepa_hub.physics import evaluation
 from jepa_hub.physics.evaluation import Protocol, evaluate, load_raw, untrained_like, write_answers
 from jepa_hub.physics.scores import Video, pairs
@@ -247,6 +248,15 @@ def test_untrained_controls_differ_by_seed_only() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.encoder.blocks[0].attn.qkv.weight, other.encoder.blocks[0].attn.qkv.weight)
     assert one.config.hidden_size == model.config.hidden_size and type(one) is type(model)
+
+
+def test_the_shipped_model_knows_a_little(tmp_path: Path) -> None:
+    """Far from chance where content cannot help: pairs that end alike, whole quadruplets, the mean margin."""
+    model, processor = (kind.from_pretrained("vjepa-tiny-worlds") for kind in (JEPAModel, JEPAProcessor))
+    suite = open_suite("worlds", properties=["permanence"], seen=False)
+    protocol = Protocol(context_frames=(8,), batch_size=32)
+    (row,) = score_table(evaluate(model, processor, suite, tmp_path / "a.jsonl", protocol, progress=False), ["mean"])
+    assert row.matched.low > 60 and row.group.low > 90 and row.margin.low > 0
 
 
 def test_the_commands(intphys: Path, tmp_path: Path) -> None:

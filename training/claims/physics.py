@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from training.claims.arms import fresh, matched_steps, train
+from training.claims.arms import fresh, train
 from training.claims.base import Arm, Claim, Comparison
 
 RECIPE, BASELINE = "vjepa/tiny_worlds", "mae/tiny_worlds"
@@ -75,8 +75,8 @@ def latent(seed: int, work: Path, overrides: Sequence[str] = ()) -> dict[str, fl
 
 
 def pixels(seed: int, work: Path) -> dict[str, float]:
-    """The pixel predictor, for as many FLOPs."""
-    return measured(train(BASELINE, seed, work, [f"run.steps={matched_steps(RECIPE, BASELINE)}"]), work)
+    """The pixel predictor, for as many clips."""
+    return measured(train(BASELINE, seed, work), work)
 
 
 def untrained(seed: int, work: Path) -> dict[str, float]:
@@ -88,12 +88,12 @@ def untrained(seed: int, work: Path) -> dict[str, float]:
 def blocks(seed: int, work: Path) -> dict[str, float]:
     """V-JEPA with the multi-block masks of its paper instead of future frames."""
     own = "{name: multi_block_3d, blocks: [{num_blocks: 2, spatial_scale: 0.4}]}"
-    return latent(seed, work, [f"masks={own}", "run.steps=1200"])
+    return latent(seed, work, [f"masks={own}"])
 
 
-def half(seed: int, work: Path) -> dict[str, float]:
-    """V-JEPA for half as many steps."""
-    return latent(seed, work, ["run.steps=1200"])
+def longer(seed: int, work: Path) -> dict[str, float]:
+    """V-JEPA to the end of its schedule."""
+    return latent(seed, work, ["run.steps=2400", "optim.schedule_scale=1.0"])
 
 
 def motion(seed: int, work: Path) -> dict[str, float]:
@@ -117,13 +117,16 @@ CLAIM = Claim(
         "chance."
     ),
     setting=(
-        "Clips of 16 frames of 48 pixels, simulated with MuJoCo (`worlds`). Training: 3,000 possible clips and their "
-        "mirror images. Test: the suite that ships, quadruplets of two possible and two impossible clips that are "
-        "alike, pixel by pixel, until the violation, and that the amount of motion does not tell apart (arm motion: exactly 50). "
-        "Score: share of pairs whose impossible clip is the more surprising, mean surprise, 8 of 16 frames seen (fixed "
-        "before training). The pixel predictor has the same encoder, predictor, clips and training FLOPs. Nothing was "
-        "tuned. Within a run, 95 % bootstrap intervals over quadruplets are in the result files (about plus or minus 7 "
-        "points per property at 60 quadruplets), which is also the least difference that one pair of runs can show."
+        "Clips of 16 frames of 48 pixels, simulated with MuJoCo (`worlds`). Training: 600 steps of 16 clips, of 3,000 "
+        "possible ones and their mirror images, the first quarter of a longer schedule. Test: the suite that ships, "
+        "quadruplets of two possible and two impossible clips, alike, pixel by pixel, until the violation, which the "
+        "amount of motion does not tell apart (arm motion: exactly 50). Score: share of pairs whose impossible clip is "
+        "the more surprising, mean surprise, 8 of 16 frames seen (fixed before training). The pixel predictor has the "
+        "same encoder, predictor, clips and steps (24 % fewer FLOPs: it has no target encoder). Nothing was tuned. "
+        "Within a run, 95 % bootstrap intervals over quadruplets are in the result files (`permanence_low`, `_high`): "
+        "plus or minus 3 to 6 points, as is every pair that ends alike (`_matched`) and every quadruplet (`_group`). "
+        "Two seeds are a pilot; a verdict over seeds needs at least the core grid. The clips of the runs so far were "
+        "drawn before a fault was mended: a cylinder that met a wall was thrown up (about 2 % of the clips)."
     ),
     metrics={
         **dict.fromkeys(PROPERTIES, "pairs right, % (chance 50)"),
@@ -132,19 +135,19 @@ CLAIM = Claim(
     },
     arms=(
         Arm("latent", "V-JEPA, future frames", latent),
-        Arm("pixels", "pixel prediction, equal FLOPs", pixels),
+        Arm("pixels", "pixel prediction, as many clips", pixels),
         Arm("untrained", "random weights", untrained, seeds=10),
         Arm("motion", "change from frame to frame, no model", motion, seeds=1),
-        Arm("half", "V-JEPA, half as many steps", half, core=False),
-        Arm("blocks", "V-JEPA, multi-block masks, half as many steps", blocks, core=False),
+        Arm("longer", "V-JEPA, four times as many steps", longer, core=False),
+        Arm("blocks", "V-JEPA, multi-block masks", blocks, core=False),
     ),
     comparisons=(
         *(Comparison(name, "latent", "pixels") for name in ("permanence", "continuity", "others")),
         *(Comparison(name, "latent", "untrained") for name in ("permanence", "continuity", "others")),
         Comparison("matched", "latent", "pixels", decisive=False),
         Comparison("matched", "latent", "untrained", decisive=False),
-        Comparison("others", "latent", "half", decisive=False),
-        Comparison("others", "half", "blocks", decisive=False),
+        Comparison("others", "longer", "latent", decisive=False),
+        Comparison("others", "latent", "blocks", decisive=False),
     ),
     core_seeds=2,
     full_seeds=5,
