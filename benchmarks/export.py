@@ -77,15 +77,19 @@ def accuracy(folder: Path, count: int) -> bool:
     from training.probing.linear import fit_logistic, standardise
 
     model = JEPAModel.from_pretrained(SHIPPED)
-    source = build_source(Named.model_validate({"name": "scenes", "length": 2 * count, "size": 64}))
-    train = extract_features(model, source, indices=range(count))
-    held_out = range(count, 2 * count)
+    sources = {
+        split: build_source(
+            Named.model_validate({"name": "scenes", "num_samples": count, "split": split, "cache": None})
+        )
+        for split in ("train", "test")
+    }
+    train = extract_features(model, sources["train"])
     scaling = standardise(train.features)
     fits = {
         label: fit_logistic(scaling(train.features), train.label(label), train.num_classes(label), [1e-3])[0]
         for label in LABELS
     }
-    reference = extract_features(model, source, indices=held_out)
+    reference = extract_features(model, sources["test"])
     truth = {label: reference.label(label) for label in LABELS}
 
     def score(features: torch.Tensor) -> dict[str, float]:
@@ -104,7 +108,7 @@ def accuracy(folder: Path, count: int) -> bool:
     for precision in ("fp16", "int8", "int8_static"):
         to_onnx(model, folder, precision=precision, graphs=["features"], calibration=calibration)
         exported = OnnxJEPAModel.from_pretrained(folder, precision=precision)
-        table = extract_features(exported, source, indices=held_out)
+        table = extract_features(exported, sources["test"])
         got = score(table.features)
         cosine = torch.nn.functional.cosine_similarity(table.features, reference.features, dim=-1).mean().item()
         lost = max(abs(wanted[label] - got[label]) for label in LABELS)

@@ -36,6 +36,21 @@ def quantise(
     """
     for old in (target, target.with_name(f"{target.name}_data")):
         old.unlink(missing_ok=True)
+    try:
+        _within_bounds(source, target, precision, graph, calibration, tell)
+    except BaseException:  # a file that was refused must not be found and used
+        target.unlink(missing_ok=True)
+        target.with_name(f"{target.name}_data").unlink(missing_ok=True)
+        raise
+    finally:
+        source.unlink()
+        source.with_name(f"{source.name}_data").unlink(missing_ok=True)
+
+
+def _within_bounds(
+    source: Path, target: Path, precision: str, graph: Graph, calibration: Inputs, tell: Callable[[str], None]
+) -> None:
+    """Quantise, and again with more products left out, until the outputs agree."""
     products = _products(source)
     inputs = [{name: each[name].numpy() for name in graph.inputs} for each in calibration]
     left: list[str] = []
@@ -56,8 +71,6 @@ def quantise(
                 )
             _write(source, target, precision, inputs, left)
         tell(f"{target.name}: cosine {reached:.5f}, {len(left)} of {len(products)} products left in float32")
-    source.unlink()
-    source.with_name(f"{source.name}_data").unlink(missing_ok=True)
 
 
 def _write(

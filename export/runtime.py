@@ -188,7 +188,7 @@ class _Encoder(nn.Module):
         self.session, self.config = session, config
         self.grid = network.grid  # checks sizes and layout; it reads no weights
         if hasattr(network, "patch_embed"):
-            self.patch_embed = network.patch_embed
+            self.__dict__["patch_embed"] = network.patch_embed  # not a child: an exported model has no parameters
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         if keep is not None:

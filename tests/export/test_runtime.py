@@ -55,6 +55,7 @@ def test_layers_windows_padding_and_stills(folder: Path) -> None:
         assert_close(exported.encode(clip, **settings).tokens, model.encode(clip, **settings).tokens)
     still = pixels[:, :, :1]
     assert_close(exported.encode(still).tokens, model.encode(still).tokens)
+    assert not list(exported.parameters())  # whoever asks a parameter for its device would get "meta"
     assert exported.providers == ["CPUExecutionProvider"] and str(exported.device) == "cpu"
 
 
