@@ -22,7 +22,7 @@ from jepa_hub.models.base import JEPAModel
 from jepa_hub.pictures import save_pca
 from jepa_hub.processing import JEPAProcessor
 
-IMAGE_MODEL, CLIP_MODEL = "ijepa-tiny-scenes", "vjepa-tiny-moving-scenes"
+IMAGE_MODEL, CLIP_MODEL = "ijepa-tiny-scenes", "vjepa-tiny-sliding-scenes"
 SIZE, CLIP_SIZE, FRAMES = 224, 128, 16
 DEFAULT_OUT = Path("demo_output")
 

@@ -409,14 +409,14 @@ _SHIPPED = (
         **_OURS,
     ),
     Checkpoint(
-        "vjepa-tiny-moving-scenes",
+        "vjepa-tiny-sliding-scenes",
         family="vjepa",
-        source="package:vjepa-tiny-moving-scenes",
+        source="package:vjepa-tiny-sliding-scenes",
         paper="2404.08471",
         preprocessing=Preprocessing(image_size=32, resize=32, num_frames=16),
         grid_size=(8, 4, 4),
         parameters=842_624,
-        note="Trained by this project on drawn clips of moving solids; it has seen no film.",
+        note="Trained by this project on drawn clips of a plain that slides by; it has seen no film.",
         **_OURS,
     ),
     Checkpoint(
