@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from training.claims.base import NOT_RUN, Claim, Effect, Results, effect, pairs_
 from training.claims.registry import CLAIMS, claim
 from training.probing.results import summarise
 
+_PANELS = 5  # in a row of a picture
 HEAD = """# Reproduction
 
 Claims of the papers, tested at a scale that two processor cores can carry. Rendered from the result files in
@@ -140,17 +143,22 @@ def draw(each: Claim, results: Results, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     names = [arm.name for arm in each.arms if arm.name in results]
-    figure, axes = plt.subplots(1, len(each.metrics), figsize=(3 * len(each.metrics), 2.6), squeeze=False)
-    for axis, metric in zip(axes[0], each.metrics, strict=True):
+    columns = min(len(each.metrics), _PANELS)
+    rows = math.ceil(len(each.metrics) / columns)
+    tall = 1.3 + 0.33 * len(names)
+    figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, tall * rows), squeeze=False, sharey=True)
+    for axis in axes.flat[len(each.metrics) :]:
+        axis.set_visible(False)
+    for axis, metric in zip(axes.flat, each.metrics, strict=False):
         for row, name in enumerate(reversed(names)):
             values = [entry["metrics"][metric] for entry in results[name].values() if metric in entry["metrics"]]
             axis.plot(values, [row] * len(values), "o", alpha=0.55, markersize=5, color="#3b6ea8")
             if values:
                 axis.plot([sum(values) / len(values)] * 2, [row - 0.3, row + 0.3], color="#c44e52", linewidth=2)
-        axis.set_yticks(range(len(names)), reversed(names) if axis is axes[0][0] else [""] * len(names))
+        axis.set_yticks(range(len(names)), list(reversed(names)))
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.set_title(metric, fontsize=10)
-        axis.set_xlabel(each.metrics[metric], fontsize=7)
+        axis.set_xlabel(textwrap.fill(each.metrics[metric], 44), fontsize=7)
         axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
