@@ -32,7 +32,9 @@ POSITIONS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "settings"), POSITIONS, ids=str)
+@pytest.mark.parametrize(
+    ("family", "settings"), [POSITIONS[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in POSITIONS[1:])]
+)
 def test_positions_follow_the_size_inside_the_graph(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
     model = exportable(family, networks=["encoder"], **settings)
     to_onnx(model, tmp_path)

@@ -47,7 +47,7 @@ def test_levels_are_those_of_the_processor(settings: dict[str, Any], interpolati
         assert (got - wanted).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(("family", "frames"), [("ijepa", 1), ("vjepa2", 8)])
+@pytest.mark.parametrize(("family", "frames"), [pytest.param("ijepa", 1, marks=pytest.mark.slow), ("vjepa2", 8)])
 def test_frames_in_tokens_out(family: str, frames: int, tmp_path: Path) -> None:
     model = tiny_model(family, num_hidden_layers=1)
     config = model.config

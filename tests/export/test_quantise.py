@@ -27,7 +27,7 @@ def products(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load_model(path).graph.node)
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8_static"])
+@pytest.mark.parametrize("precision", ["int8", pytest.param("int8_static", marks=pytest.mark.slow)])
 def test_a_shipped_model_in_int8(precision: str, tmp_path: Path) -> None:
     model = JEPAModel.from_pretrained("ijepa-tiny-scenes", networks=("target_encoder",))
     (written,) = to_onnx(model, tmp_path, precision=precision, calibration=calibration(model))
@@ -51,6 +51,7 @@ def with_an_outlier() -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_what_int8_harms_stays_float32(tmp_path: Path) -> None:
     model = with_an_outlier()
     said: list[str] = []

@@ -81,7 +81,7 @@ def with_large_activations() -> Any:
     return model
 
 
-@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+@pytest.mark.parametrize("kind", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_half_precision_keeps_norms_that_would_overflow(kind: str, tmp_path: Path) -> None:
     model = with_large_activations() if kind == "fp16" else tiny_model("ijepa")
     written = features(model, tmp_path, kind)
