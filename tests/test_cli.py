@@ -110,7 +110,7 @@ def test_list_says_when_nothing_fits() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--family", "dino", "ijepa, paws, vjepa, vjepa2"),
+        ("--family", "dino", "ijepa, mae, paws, vjepa, vjepa2"),
         ("--licence", "gpl", "apache-2.0, cc-by-nc-4.0, mit"),
         ("--kind", "weights", "model, probe"),
         ("--max-parameters", "many", "400M"),
@@ -335,7 +335,8 @@ def test_debug_shows_the_traceback() -> None:
 def test_no_other_commands() -> None:
     from typer.main import get_command
 
-    assert list(get_command(cli.app).commands) == ["list", "info", "embed", "convert", "doctor"]  # type: ignore[attr-defined]
+    found = list(get_command(cli.app).commands)  # type: ignore[attr-defined]
+    assert found == ["list", "info", "embed", "classify", "convert", "doctor"]
 
 
 def test_a_misspelt_command_names_the_right_one() -> None:
@@ -360,4 +361,4 @@ def test_in_a_process_of_its_own() -> None:
     assert "embed" in shown.stdout and "Usage: jepa-hub" in shown.stdout
     wrong = run_python(["-m", "jepa_hub.cli", "list", "--family", "dino"])
     assert wrong.returncode == 1 and wrong.stdout == ""
-    assert wrong.stderr == "error: no family 'dino' in the catalog; it has ijepa, paws, vjepa, vjepa2\n"
+    assert wrong.stderr == "error: no family 'dino' in the catalog; it has ijepa, mae, paws, vjepa, vjepa2\n"
