@@ -31,6 +31,7 @@ class Preprocess(nn.Module):
         self.shift = [mean / std for mean, std in zip(processor.mean, processor.std, strict=True)]
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Pixels of `frames`; see the class for shapes."""
         levels = frames.movedim(-1, -3)  # [B, (F,) 3, H, W]
         resized, crop, pad = self._plan(levels.shape[-2], levels.shape[-1])
         top, left, height, width = crop

@@ -39,6 +39,7 @@ def arm(name: str, what: str, make: Make, clock: str | None = None) -> Arm:
     """An arm that trains on even and on sorted shards; `clock` is its entry of the network model."""
 
     def run(seed: int, work: Path) -> dict[str, float]:
+        """Accuracies, % (mean, worst worker, and where all have agreed), and modelled seconds of the arm."""
         even, skewed = best(make, seed, skewed=False), best(make, seed, skewed=True)
         found = {
             "even": even.mean,
