@@ -45,10 +45,15 @@ class Float32Norm(nn.Module):
         return self.norm(x.float()).to(x.dtype)
 
 
-def attend_in_float32(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend_in_float32(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Attention [B, heads, Q, head_dim] whose softmax is float32; the scale goes first, so that products stay small."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, heads, Q, K]
-    return scores.float().softmax(dim=-1).to(value.dtype) @ value
+    scores = scores.float()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
 class _Boundary(nn.Module):
@@ -70,5 +75,5 @@ def plain_attention(graph: Graph) -> Graph:
     return Graph(graph.name, module, graph.inputs, graph.free_axes, graph.outputs)
 
 
-def _sdpa(module: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value)
+def _sdpa(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

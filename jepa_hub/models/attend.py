@@ -22,14 +22,24 @@ class ConfiguredAttention:
     def __init__(self, config: PreTrainedConfig) -> None:
         self.config = config
 
-    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[B, heads, Q, head_dim] from queries, keys and values of that layout."""
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """[B, heads, Q, head_dim] from queries, keys and values of that layout; `mask` as in `sdpa`.
+
+        Raises:
+            ValueError: the kernel knows no masks.
+        """
         name = self.config._attn_implementation
         if name in (None, "sdpa"):  # torch's kernel as is: transformers' wrapper would only add copies
-            return sdpa(module, query, key, value)
+            return sdpa(module, query, key, value, mask)
+        if mask is not None and "flash" in str(name):
+            raise ValueError(f"{name} knows no masks, as local windows need: set_attn_implementation('sdpa')")
+        if mask is not None and mask.ndim == 2:
+            mask = mask[None, None]  # [1, 1, Q, K]
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, _eager)
         # Without is_causal=False transformers' kernels would mask the future.
-        out, _ = kernel(module, query, key, value, None, scaling=query.shape[-1] ** -0.5, is_causal=False)
+        out, _ = kernel(module, query, key, value, mask, scaling=query.shape[-1] ** -0.5, is_causal=False)
         return out.transpose(1, 2)  # [B, N, heads, head_dim] -> [B, heads, N, head_dim]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConfiguredAttention:
@@ -37,8 +47,11 @@ class ConfiguredAttention:
 
 
 def _eager(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, *, scaling: float, **_: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, **_: Any
 ) -> tuple[Tensor, Tensor]:
     """Plain softmax attention, in transformers' calling convention."""
-    weights = (query @ key.transpose(-1, -2) * scaling).softmax(-1, dtype=torch.float32).to(query.dtype)
+    scores = query @ key.transpose(-1, -2) * scaling  # [B, heads, Q, K]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights

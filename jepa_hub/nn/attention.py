@@ -12,21 +12,24 @@ from jepa_hub.nn.linear import Linear, linear
 from jepa_hub.nn.onednn import product, usable
 from jepa_hub.nn.positions import Rotary
 
-Attend = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]  # (module, query, key, value), and a mask where there is one
 
 
 CHUNK = 512  # queries at a time: their scores over some thousand keys still fit into a core's cache
 LEAST_KEYS = 512  # below, torch's fused kernel is as fast
 
 
-def sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention of [B, heads, Q, head_dim] over [B, heads, K, head_dim]: torch's fused kernel.
+
+    `mask` is bool [Q, K] or [B, 1, Q, K], True where a query may look.
 
     On a CPU, without gradients and over many tokens, head by head with oneDNN's products (1.5 x as fast on AMD).
     """
-    if key.shape[-2] >= LEAST_KEYS <= query.shape[-2] and not torch.is_grad_enabled() and usable(query, key, value):
+    long = key.shape[-2] >= LEAST_KEYS <= query.shape[-2]
+    if long and mask is None and not torch.is_grad_enabled() and usable(query, key, value):
         return _by_heads(query, key, value)
-    return F.scaled_dot_product_attention(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def _by_heads(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -71,22 +74,27 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim)
         self.attend: Attend = sdpa
 
-    def forward(self, x: Tensor, rotary: Rotary | None = None, last: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Rotary | None = None, last: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """[B, N, D] -> [B, N, D]; `rotary` holds tables for the same N tokens.
 
-        With `last`, only the last so many tokens ask: -> [B, last, D]; all N answer.
+        With `last`, only the last so many tokens ask: -> [B, last, D]; all N answer. `mask` is bool [N, N] or
+        [B, 1, N, N], True where the token of a row may look at that of a column; None lets all look at all.
         """
+        allowed = () if mask is None else (mask,)  # kernels that know no mask are called as ever
         if last is not None:
-            return self._of_last(x, rotary, last)
+            return self._of_last(x, rotary, last, tuple(each[..., -last:, :] for each in allowed))
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, N, 3, H, D/H]
         query_key, value = qkv[:, :, :2], qkv[:, :, 2]
         if rotary is not None:
             query_key = rotate(query_key, rotary)
         query, key = query_key.unbind(2)
-        out = self.attend(self, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # [B, H, N, D/H]
+        heads = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # [B, H, N, D/H] each
+        out = self.attend(self, *heads, *allowed)  # [B, H, N, D/H]
         return self.proj(out.transpose(1, 2).flatten(2))  # [B, N, D]
 
-    def _of_last(self, x: Tensor, rotary: Rotary | None, last: int) -> Tensor:
+    def _of_last(self, x: Tensor, rotary: Rotary | None, last: int, allowed: tuple[Tensor, ...]) -> Tensor:
         dim = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
         parts = (None, None) if bias is None else (bias[:dim], bias[dim:])
@@ -95,7 +103,8 @@ class Attention(nn.Module):
         key, value = key_value.unbind(2)
         if rotary is not None:
             query, key = rotate(query, rotary.last(last)), rotate(key, rotary)
-        out = self.attend(self, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # [B, H, last, D/H]
+        heads = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        out = self.attend(self, *heads, *allowed)  # [B, H, last, D/H]
         return self.proj(out.transpose(1, 2).flatten(2))  # [B, last, D]
 
 

@@ -96,14 +96,23 @@ class Block(nn.Module):
         mlp_class = SwiGLU if spec.hidden_act == "swiglu" else Mlp
         self.mlp = mlp_class(spec.dim, spec.mlp_hidden)
 
-    def forward(self, x: Tensor, rotary: Rotary | None = None, last: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Rotary | None = None, last: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         kept = x if last is None else x[:, -last:]
-        x = kept + self.attn(self.norm1(x), rotary, last)
+        x = kept + self.attn(self.norm1(x), rotary, last, mask)
         return x + self.mlp(self.norm2(x))
 
 
-def run_block(stack: Any, block: nn.Module, x: Tensor, rotary: Rotary | None, last: int | None = None) -> Tensor:
+def run_block(
+    stack: Any,
+    block: nn.Module,
+    x: Tensor,
+    rotary: Rotary | None,
+    last: int | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Apply one block, recomputing it in the backward pass where `gradient_checkpointing_enable()` asked for it."""
     if stack.gradient_checkpointing and stack.training:
-        return stack._gradient_checkpointing_func(block.__call__, x, rotary, last)
-    return block(x, rotary, last)
+        return stack._gradient_checkpointing_func(block.__call__, x, rotary, last, mask)
+    return block(x, rotary, last, mask)

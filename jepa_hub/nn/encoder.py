@@ -47,11 +47,16 @@ class ViTEncoder(nn.Module):
             tokens = tokens + (where if keep is None else where[keep]).to(tokens.dtype)
         return tokens, None
 
+    def reach(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor | None:
+        """Which token may look at which, see `Attention`; None, all at all, unless a kind of encoder says otherwise."""
+        return None
+
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         """[B, 3, F, H, W] -> [B, N, D], or [B, K, D] for the token indices `keep` int64 [B, K]."""
         x, rotary = self.embed(pixels, keep)
+        mask = self.reach(pixels, keep)
         for block in self.blocks:
-            x = run_block(self, block, x, rotary)
+            x = run_block(self, block, x, rotary, mask=mask)
         return self.norm(x)
 
     def grid(self, pixels: Tensor) -> Grid:
@@ -69,9 +74,10 @@ class ViTEncoder(nn.Module):
         if len(wanted) != len(set(layers)):
             raise ValueError(f"layers {list(layers)}: this encoder has blocks 0 .. {depth - 1}")
         x, rotary = self.embed(pixels)
+        mask = self.reach(pixels)
         outputs: dict[int, Tensor] = {}
         for index, block in enumerate(self.blocks):
-            x = run_block(self, block, x, rotary)
+            x = run_block(self, block, x, rotary, mask=mask)
             outputs |= {layer: self.norm(x) for layer, position in wanted.items() if position == index}
             if index == max(wanted.values()):
                 break
