@@ -62,6 +62,11 @@ class JEPAPreTrainedModel(PreTrainedModel):
             if isinstance(module, (Attention, CrossAttention)):
                 module.attend = ConfiguredAttention(self.config)
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # For code from elsewhere transformers passes over modules without parameters of their own, such as a Block.
+        # Ours goes through transformers' initialization, which asks every tensor, and can be let in.
+        super()._initialize_weights(module)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range

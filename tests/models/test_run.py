@@ -195,6 +195,17 @@ def test_half_precision(family: str) -> None:
     assert torch.nn.functional.cosine_similarity(half.float().flatten(), full.flatten(), dim=0) > 0.999
 
 
+def test_residual_projections_start_smaller_with_depth() -> None:
+    """V-JEPA 2's rule: divided by sqrt(2 x layer). transformers once kept it from running."""
+    for rescaled in (True, False):
+        torch.manual_seed(0)
+        model = model_class("vjepa2")(tiny_config("vjepa2", hidden_size=192, rescale_residual=rescaled))
+        for index, block in enumerate(model.encoder.blocks, start=1):
+            for linear in (block.attn.proj, block.mlp.output):
+                expected = 0.02 / (2 * index) ** 0.5 if rescaled else 0.02
+                assert linear.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
 @pytest.mark.parametrize("family", ["ijepa", "vjepa2"])
 def test_activation_checkpointing_changes_nothing(family: str) -> None:
     gradients = []
