@@ -134,7 +134,8 @@ def encoder_flops(config: JEPAConfig, tokens: int) -> tuple[float, float]:
     """Forward FLOPs of (patch embedding, blocks) of an encoder that sees `tokens` tokens."""
     values = config.num_channels * config.tubelet_size * config.patch_size**2
     embedding = 2 * tokens * values * config.hidden_size
-    return float(embedding), config.num_hidden_layers * block_flops(config.encoder_spec, tokens)
+    blocks = config.num_hidden_layers * block_flops(config.encoder_spec, tokens + config.num_extra_tokens)
+    return float(embedding), blocks
 
 
 def predictor_flops(config: JEPAConfig, group: Group) -> tuple[float, float]:

@@ -181,6 +181,11 @@ class JEPAConfig(PreTrainedConfig):
         return frames, height // self.patch_size, width // self.patch_size
 
     @property
+    def num_extra_tokens(self) -> int:
+        """Tokens that the encoder carries beside those of the grid."""
+        return 0
+
+    @property
     def prediction_size(self) -> int:
         """Channels of a predicted token."""
         return self.hidden_size

@@ -11,6 +11,7 @@ MODELS: dict[str, str] = {
     "vjepa2": "jepa_hub.models.vjepa2:VJepa2Model",
     "mae": "jepa_hub.models.mae:MAEModel",
     "flexpredict": "jepa_hub.models.flexpredict:FlexPredictModel",
+    "pit": "jepa_hub.models.pit:PiTModel",
     "paws": "jepa_hub.models.paws:PAWSModel",
 }
 TYPE_PREFIX = "jepa_hub_"

@@ -16,7 +16,8 @@ from training.methods.mae import MAE
 from training.methods.paws import PAWS, PAWSSettings
 from training.methods.registry import METHODS, method_class
 
-MASKED = [("jepa", family) for family in predicting() if family != "mae"] + [("mae", "mae")]
+PIXELS = ("mae", "pit")  # families that predict pixels
+MASKED = [("mae" if family in PIXELS else "jepa", family) for family in predicting()]
 PAIRS = [*MASKED, *((name, "paws") for name in ("paws", "suncet", "finetune"))]
 NEEDED = {"finetune": {"label": "kind", "num_classes": 3}}  # settings without a default
 MODEL = {"suncet": {"prediction": False}}
