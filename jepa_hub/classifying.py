@@ -14,6 +14,7 @@ from jepa_hub import hub
 from jepa_hub.embedding.files import IMAGE_SUFFIXES, find_files
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.paws import PAWSModel
+from jepa_hub.models.pit import PiTModel
 from jepa_hub.models.probe import Classification, Probe, ProbeConfig
 from jepa_hub.models.support import Support, check_support
 from jepa_hub.processing import JEPAProcessor
@@ -56,13 +57,18 @@ def load(name: str, *, has_support: bool, device: str, revision: str | None = No
             )
     else:
         model = JEPAModel.from_pretrained(name, revision=revision)
-        if not isinstance(model, PAWSModel):
+        if isinstance(model, PiTModel) and has_support:
+            raise ValueError(f"{name} has a classifier of its own: leave --support out")
+        if not isinstance(model, PAWSModel | PiTModel):
             raise ValueError(
-                f"{name} is a {type(model).__name__}, which has no classes: choose a model of the family paws, or "
-                "a probe"
+                f"{name} is a {type(model).__name__}, which has no classes: choose a model of the family paws or pit, "
+                "or a probe"
             )
         if not has_support and model.classifier is None:
-            raise ValueError(f"{name} has no classifier of its own: give --support, {_LAYOUT}")
+            raise ValueError(
+                f"{name} has no classifier of its own"
+                + ("" if isinstance(model, PiTModel) else f": give --support, {_LAYOUT}")
+            )
     return model.to(device).eval(), JEPAProcessor.from_pretrained(name, revision=revision)
 
 

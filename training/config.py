@@ -259,8 +259,8 @@ class OnlineProbeSettings(Section):
 
     Attributes:
         every: steps between probes.
-        kind: knn or linear, of any model's features; of a PAWS model, support (the run's labelled samples classify) or
-            classifier (its own).
+        kind: knn or linear, of any model's features; support (the run's labelled samples classify), of a PAWS model;
+            classifier (its own), of a PAWS or PiT model.
         label: which label of the source is read out.
         source: where the labelled samples come from; null takes the training source.
         num_train, num_test: samples.

@@ -1,4 +1,4 @@
-"""How well a model labels pictures it never saw after a few labels: by its classifier, or by the nearest labelled ones.
+"""How well a model labels pictures it never saw: by its classifier, or by the nearest of a few labelled ones.
 
     python -m training.few_labels runs/paws-digits                       # the final model on the test split
     python -m training.few_labels runs/paws-in1k --set root=data/imagenet/val
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_hub.models.paws import PAWSModel
+from jepa_hub.models.pit import PiTModel
 from jepa_hub.nn.resnet import soft_neighbours
 from training.config import Settings
 from training.data.registry import source_class
@@ -36,15 +37,20 @@ class Accuracy:
     count: int
 
 
-class _Read(nn.Module):
-    """One of a PAWS model's outputs as a module of pixels [B, 3, 1, H, W]."""
+Classifying = PAWSModel | PiTModel  # models with a classifier of their own
 
-    def __init__(self, model: PAWSModel, what: str) -> None:
+
+class _Read(nn.Module):
+    """One of a model's outputs as a module of pixels [B, 3, 1, H, W]."""
+
+    def __init__(self, model: Classifying, what: str) -> None:
         super().__init__()
         self.model, self.what = model, what
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embeddings [B, E], or logits [B, K]."""
+        if isinstance(self.model, PiTModel):
+            return self.model.logits(pixels)
         embedded = self.model.embed(pixels)
         if self.what == "embedding":
             return embedded.predicted
@@ -53,7 +59,7 @@ class _Read(nn.Module):
 
 
 def read(
-    model: PAWSModel, source: Source, indices: Sequence[int] | None, label: str, what: str
+    model: Classifying, source: Source, indices: Sequence[int] | None, label: str, what: str
 ) -> tuple[Tensor, Tensor]:
     """Embeddings or logits [N, E] of samples, whole pictures in eval mode, and their labels [N]."""
     table = extract_features(
@@ -93,14 +99,14 @@ def nearest_neighbours(
     return accuracy(soft_neighbours(queries, supports, one_hot, model.config.temperature), truth)
 
 
-def classifier_accuracy(model: PAWSModel, unseen: tuple[Source, Sequence[int] | None], label: str) -> Accuracy:
+def classifier_accuracy(model: Classifying, unseen: tuple[Source, Sequence[int] | None], label: str) -> Accuracy:
     """Accuracy of a fine-tuned model's own classifier.
 
     Raises:
         ValueError: it has none.
     """
     if model.classifier is None:
-        raise ValueError("this model has no classifier: train one with a recipe of the method finetune")
+        raise ValueError("this model has no classifier: train one with a recipe of the method finetune or supervised")
     logits, truth = read(model, *unseen, label, "logits")
     return accuracy(logits, truth)
 
@@ -144,13 +150,15 @@ def unseen_source(settings: Settings, split: str, changes: Mapping[str, Any]) ->
 
 
 def evaluate(
-    model: PAWSModel, settings: Settings, split: str = "test", changes: Mapping[str, Any] | None = None
+    model: Classifying, settings: Settings, split: str = "test", changes: Mapping[str, Any] | None = None
 ) -> Accuracy:
     """Accuracy on pictures the run never saw, by the model's classifier or by the labelled samples of its run."""
     unseen = unseen_source(settings, split, changes or {})
     if model.classifier is not None:
         label = settings.data.support.label if settings.data.support else str(settings.method.own["label"])
         return classifier_accuracy(model, (unseen, None), label)
+    if isinstance(model, PiTModel):
+        raise ValueError("this model has no classifier: train one with a recipe of the method supervised")
     source, indices, label = labelled_part(settings)
     return nearest_neighbours(model, (source, indices), (unseen, None), label)
 
@@ -176,8 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (folder / "settings.yaml").is_file():
             parser.error(f"{folder} is no finished model of a run; train it first")
         model = JEPAModel.from_pretrained(folder)
-        if not isinstance(model, PAWSModel):
-            parser.error(f"{run} holds a {type(model).__name__}; this command is for the family paws")
+        if not isinstance(model, Classifying):
+            parser.error(f"{run} holds a {type(model).__name__}; this command is for the families paws and pit")
         settings = load_recipe(str(folder / "settings.yaml"))
         how = "its classifier" if model.classifier is not None else "its labelled neighbours"
         found = evaluate(model, settings, chosen.split, apply_overrides({}, chosen.set))

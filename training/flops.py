@@ -204,6 +204,10 @@ def training_flops_per_sample(settings: Settings, config: JEPAConfig, sampler: M
         config: of its model.
         sampler: of its masks.
     """
+    from training import whole_costs  # which builds on this module
+
+    if settings.method.name in whole_costs.METHODS:
+        return whole_costs.step_flops(settings, config).training
     if sampler is None or "predictor" not in method_class(settings.method.name).networks:
         return None
     size, seed = settings.data.batch_size, settings.run.seed

@@ -60,6 +60,18 @@ def pixel_error(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).square().mean()
 
 
+def number_error(predicted: Tensor, target: Tensor, scale: float = 1.0) -> Tensor:
+    """Mean squared error of numbers [B] in units of `scale`, 0-d.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if predicted.shape != target.shape:
+        raise ValueError(f"predicted {tuple(predicted.shape)} and target {tuple(target.shape)} differ")
+    wide = torch.float64 if predicted.dtype == torch.float64 else torch.float32
+    return ((predicted.to(wide) - target.to(wide)) / scale).square().mean()
+
+
 def sharpen(probabilities: Tensor, temperature: float = 0.25) -> Tensor:
     """Probabilities [R, K] raised to 1 / temperature and normalised: nearer to one-hot below 1.
 

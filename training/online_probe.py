@@ -64,12 +64,12 @@ class OnlineProbe:
         return result.validation  # the test samples stay unseen: the best model is chosen by this number
 
     def _few_labels(self, model: JEPAModel) -> float:
-        if not isinstance(model, PAWSModel):
-            raise ValueError(f"probe.kind={self.settings.kind} is for the family paws, not {type(model).__name__}")
         part = self.parts["validation"]
         unseen = part.source, part.indices
-        if self.labelled is None:
+        if self.labelled is None and isinstance(model, few_labels.Classifying):
             return few_labels.classifier_accuracy(model, unseen, self.settings.label).top1
+        if self.labelled is None or not isinstance(model, PAWSModel):
+            raise ValueError(f"probe.kind={self.settings.kind} is not for {type(model).__name__}")
         return few_labels.nearest_neighbours(model, self.labelled, unseen, self.settings.label).top1
 
     def improves(self, score: float) -> bool:

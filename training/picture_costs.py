@@ -24,7 +24,7 @@ def pictures_per_step(settings: Settings) -> dict[int, float]:
     size = settings.model.own.get("image_size", 224)
     seen = {size: float(data.num_views * data.batch_size)}
     own = settings.method.own
-    if settings.method.name == "finetune" or not own.get("self_supervised", 1.0):
+    if settings.method.name in ("finetune", "supervised") or not own.get("self_supervised", 1.0):
         seen[size] = 0.0 if data.support else float(data.batch_size)
     if data.small_views:
         seen[data.small_views.size] = seen.get(data.small_views.size, 0) + data.small_views.count * data.batch_size

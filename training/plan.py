@@ -41,16 +41,19 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
         ValueError: the GPU is unknown, or the recipe's method has no formula.
     """
     from jepa_hub.models.paws import PAWSConfig
-    from training import build, flops, picture_costs
+    from training import build, flops, picture_costs, whole_costs
 
     if devices < 1 or not 0 < mfu <= 1:
         raise ValueError(f"--devices must be 1 or more and --mfu in (0, 1], got {devices} and {mfu:g}")
     config = build.model_config(settings)
     checkpointing = settings.run.activation_checkpointing
     draws = None
-    if settings.masks is not None:
+    masked: Any = {}
+    if settings.method.name in whole_costs.METHODS:
+        draws, count = whole_costs.draws(config), whole_costs.step_flops(settings, config)
+    elif settings.masks is not None:
         sampler = build.build_masks(settings.masks, config)
-        draws = flops.mask_draws(sampler, batch_size=settings.data.batch_size, seed=settings.run.seed)
+        draws = masked = flops.mask_draws(sampler, batch_size=settings.data.batch_size, seed=settings.run.seed)
         count = flops.flops_of(config, settings.method.name, draws, checkpointing=checkpointing)
     elif isinstance(config, PAWSConfig):
         count = picture_costs.step_flops(settings, config)
@@ -68,7 +71,7 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
         "precision": settings.run.precision,
         "activation_checkpointing": checkpointing,
         "parameters": flops.count_parameters(config),
-        "tokens": _tokens(config.base_grid, draws or {}),
+        "tokens": _tokens(config.base_grid, masked),
         "flops": {
             "forward": count.forward,
             "backward": count.backward,
@@ -77,7 +80,7 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
             "step": count.training * step_size,
             "total": total,
         },
-        "memory": _memory(settings, config, draws, devices) if draws else None,  # unknown for convolutions
+        "memory": _memory(settings, config, draws, devices) if draws else None,
         "time": _time(total, settings.run.precision, devices, gpu, mfu) if gpu else None,
         "published": _published(name, total, settings.run.precision),
     }
@@ -224,7 +227,7 @@ def report(costs: Any) -> str:
         f"FLOPs       {amount(flops['sample'], 'FLOP')} a sample{again}; {amount(flops['step'], 'FLOP')} a step of "
         f"{costs['step_size']} ({costs['devices']} x {costs['step_size'] // costs['devices']}); {flops['total']:.2e} "
         f"FLOP in {costs['steps']:,} steps",
-        *(_memory_rows(costs) if costs["memory"] else ("memory      not computed for convolutions",)),
+        *(_memory_rows(costs) if costs["memory"] else ("memory      not computed for this method",)),
     ]
     if costs["time"]:
         time = costs["time"]

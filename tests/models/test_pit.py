@@ -16,6 +16,7 @@ from jepa_hub.masks import Masks
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.pit import PiTConfig, PiTModel
 from jepa_hub.nn.pixels import window_mask
+from jepa_hub.nn.positions import LearnedPositions
 from tests.official import tiny_config, tiny_model, tiny_pixels
 
 SMALL: dict[str, Any] = {"patch_size": 1, "image_size": 8, "num_classes": 5}
@@ -26,6 +27,12 @@ def small(seed: int = 0, **settings: Any) -> PiTModel:
     model = tiny_model("pit", seed=seed, **{**SMALL, **settings})
     assert isinstance(model, PiTModel)
     return model
+
+
+def table(model: PiTModel) -> Tensor:
+    """Its learned positions [N, D]."""
+    assert isinstance(model.encoder.positions, LearnedPositions)
+    return model.encoder.positions.table
 
 
 def shuffled(pixels: Tensor, order: Tensor) -> Tensor:
@@ -40,7 +47,7 @@ def test_pixels_and_positions_permuted_together_change_nothing(pool: str) -> Non
     model, pixels = small(pool=pool), torch.randn(4, 3, 8, 8)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     twin = copy.deepcopy(model)
-    twin.encoder.positions.table.copy_(model.encoder.positions.table[order])
+    table(twin).copy_(table(model)[order])
     assert (twin.logits(shuffled(pixels, order)) - model.logits(pixels)).abs().max() < 1e-6
     assert torch.allclose(twin.encode(shuffled(pixels, order)).tokens, model.encode(pixels).tokens[:, order], atol=1e-6)
     assert (model.logits(shuffled(pixels, order)) - model.logits(pixels)).abs().max() > 1e-3  # positions matter
@@ -53,7 +60,7 @@ def test_patches_are_not_indifferent() -> None:
     found = []
     for tokens in (torch.arange(16), torch.randperm(16), torch.randperm(16)):  # no order of the positions undoes it
         twin = copy.deepcopy(model)
-        twin.encoder.positions.table.copy_(model.encoder.positions.table[tokens])
+        table(twin).copy_(table(model)[tokens])
         found.append((twin.logits(shuffled(pixels, order)) - model.logits(pixels)).abs().max())
     assert min(found) > 1e-3
 
@@ -67,7 +74,7 @@ def test_windows_are_permuted_with_the_pixels_only_by_symmetries() -> None:
         (torch.randperm(64, generator=torch.Generator().manual_seed(0)), False),
     ):
         twin = copy.deepcopy(model)
-        twin.encoder.positions.table.copy_(model.encoder.positions.table[order])
+        table(twin).copy_(table(model)[order])
         difference = (twin.logits(shuffled(pixels, order)) - model.logits(pixels)).abs().max()
         assert (difference < 1e-6) == same
 
@@ -121,9 +128,9 @@ def test_positions_start_at_the_scale_of_the_pixels() -> None:
         patches = torch.randn(64, 1, 3 * patch**2)
         embedded = model.encoder.patch_embed(patches)
         assert embedded.std().item() == pytest.approx(0.5, rel=0.1)
-        assert model.encoder.positions.table.std().item() == pytest.approx(0.5, rel=0.1)
+        assert table(model).std().item() == pytest.approx(0.5, rel=0.1)
     other = PiTModel(tiny_config("pit", embedding_std=1.0, position_std=0.02, image_size=64))
-    assert other.encoder.positions.table.std().item() == pytest.approx(0.02, rel=0.1)
+    assert table(other).std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_heads_start_at_zero_and_are_kept(tmp_path: Path) -> None:
@@ -138,6 +145,7 @@ def test_heads_start_at_zero_and_are_kept(tmp_path: Path) -> None:
     pixels = torch.randn(3, 3, 8, 8)
     assert model.classify(pixels).probabilities.allclose(torch.full((3, 3), 1 / 3))
     assert torch.equal(model.regress(pixels), torch.full((3, 2), 4.0))
+    assert model.classifier is not None and model.regressor is not None
     with torch.no_grad():
         model.classifier.weight.normal_()
         model.regressor.weight.normal_()

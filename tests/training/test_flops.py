@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jepa_hub.masking.samplers import MASKS
 from jepa_hub.models.registry import MODELS, model_class
 from tests.official import tiny_config
-from training import build, flops
+from training import build, flops, whole_costs
 from training.config import Settings
 from training.flops import Group
 
@@ -26,6 +26,12 @@ CASES: dict[str, dict[str, Any]] = {
     "vjepa": {"model__name": "vjepa", **CLIP, **MASKS_3D},
     "vjepa2": {"model__name": "vjepa2", "model__predictor_num_attention_heads": 2, **CLIP, **MASKS_3D},
     "mae": {"model__name": "mae", "method": {"name": "mae"}, "masks": {"name": "random", "ratio": 0.75}},
+    "pit": {
+        "model__name": "pit",
+        "model__patch_size": 4,
+        "method": {"name": "mae"},
+        "masks": {"name": "random", "ratio": 0.75},
+    },
     "mae clips": {
         "model__name": "mae",
         "model__tubelet_size": 2,
@@ -63,6 +69,31 @@ def test_formulas_give_what_torch_counts(case: str, settings_of: Callable[..., S
     assert sum(count.forward.values()) == pytest.approx(forward, rel=0.002)
     assert count.training == pytest.approx(both, rel=0.002)
     assert count.executed == count.training
+
+
+@pytest.mark.parametrize("train", ["all", "head"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_supervised_formulas_give_what_torch_counts(
+    train: str, checkpointing: bool, settings_of: Callable[..., Settings]
+) -> None:
+    own = {"name": "supervised", "label": "angle", "num_classes": 4, "train": train}
+    settings = settings_of(model__name="pit", model__patch_size=4, masks=None, method=own)
+    settings = settings.model_copy(
+        update={"run": settings.run.model_copy(update={"activation_checkpointing": checkpointing})}
+    )
+    model = build.build_model(settings)
+    method = build.build_method(settings, model).train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    batch = {"pixels": torch.randn(BATCH, 3, 1, 32, 32), "labels": {"angle": torch.tensor([0, 1, 2])}}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss = method(batch)["loss"]
+        forward = counter.get_total_flops() / BATCH
+        loss.backward()
+    count = whole_costs.step_flops(settings, model.config)
+    assert sum(count.forward.values()) == pytest.approx(forward, rel=0.002)
+    assert count.executed == pytest.approx(counter.get_total_flops() / BATCH, rel=0.002)
+    assert flops.training_flops_per_sample(settings, model.config, None) == count.training
 
 
 @pytest.mark.parametrize("case", ["ijepa", "swiglu", "vjepa2"])

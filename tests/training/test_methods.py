@@ -18,8 +18,13 @@ from training.methods.registry import METHODS, method_class
 
 PIXELS = ("mae", "pit")  # families that predict pixels
 MASKED = [("mae" if family in PIXELS else "jepa", family) for family in predicting()]
-PAIRS = [*MASKED, *((name, "paws") for name in ("paws", "suncet", "finetune"))]
-NEEDED = {"finetune": {"label": "kind", "num_classes": 3}}  # settings without a default
+PAIRS = [
+    *MASKED,
+    *((name, "paws") for name in ("paws", "suncet", "finetune")),
+    *(("supervised", family) for family in ("pit", "ijepa", "vjepa2")),
+]
+CLASSES = {"label": "kind", "num_classes": 3}
+NEEDED = {"finetune": CLASSES, "supervised": {**CLASSES, "mixup": 0.2, "cutmix": 1.0}}  # settings without a default
 MODEL = {"suncet": {"prediction": False}}
 
 
@@ -38,6 +43,8 @@ def method_of(name: str, family: str) -> Method:
     assert isinstance(method, Method)
     if name == "finetune":  # its last layer starts at zero and would let no gradient through
         torch.nn.init.normal_(method.model.classifier.fc2.weight)
+    if name == "supervised":
+        torch.nn.init.normal_(method.model.classifier.weight)
     return method.train()
 
 

@@ -14,7 +14,8 @@ from training.data.source import Label, Sample, Source, SourceSettings
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHARES = {"train": (0.0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1.0)}  # of each class
-_SPLIT = 221  # purpose of a key
+FOLDS = 5
+_SPLIT, _PERMUTATION = 221, 222  # purposes of keys
 
 
 class DigitsSettings(SourceSettings):
@@ -22,13 +23,18 @@ class DigitsSettings(SourceSettings):
 
     Attributes:
         split: 70 % of each class are for training, 15 % for validation and 15 % for testing; always the same ones.
+        fold: of cross-validation: the validation samples stay, of the others one in five is for testing, another fifth
+            in each of the folds 0 to 4; null is the split above.
         size: of the pictures, pixels.
-        enlarge: nearest keeps the squares of the 8 x 8 original, bilinear smooths them.
+        enlarge: nearest keeps the squares of the 8 x 8 original, bilinear smooths them; smaller sizes are averages.
+        permutation: number of a fixed order in which the pixels of every picture are shuffled; null leaves them.
     """
 
     split: Literal["train", "validation", "test"] = "train"
-    size: int = Field(default=32, ge=8, le=512)
+    fold: int | None = Field(default=None, ge=0, lt=FOLDS)
+    size: int = Field(default=32, ge=1, le=512)
     enlarge: Literal["nearest", "bilinear"] = "bilinear"
+    permutation: int | None = Field(default=None, ge=0)
 
 
 class Digits(Source):
@@ -50,12 +56,11 @@ class Digits(Source):
         self.settings = settings
         found = load_digits()
         target = torch.from_numpy(found.target).long()
-        low, high = SHARES[settings.split]
         rows = []
         for digit in range(10):
             members = (target == digit).nonzero()[:, 0]
             members = members[keyed_order(keyed(_SPLIT, digit), len(members)).argsort()]
-            rows.append(members[round(low * len(members)) : round(high * len(members))])
+            rows.append(members[_chosen(len(members), settings)])
         self._rows = torch.cat(rows).sort().values  # [N] in the order of scikit-learn
         self._digits = target[self._rows]
         self._levels = torch.from_numpy(found.images).float()[self._rows] * (255 / 16)  # [N, 8, 8]
@@ -71,8 +76,13 @@ class Digits(Source):
         return {"digit": Label("class", 10, NAMES)}
 
     def _enlarge(self, levels: Tensor) -> Tensor:
-        size = (self.settings.size, self.settings.size)
-        return F.interpolate(levels[:, None], size, mode=self.settings.enlarge).round().to(torch.uint8)
+        side = self.settings.size
+        mode = self.settings.enlarge if side >= 8 else "area"
+        pictures = F.interpolate(levels[:, None], (side, side), mode=mode).round().to(torch.uint8)  # [N, 1, S, S]
+        if self.settings.permutation is None:
+            return pictures
+        order = pixel_order(self.settings.permutation, side)
+        return pictures.flatten(-2)[..., order].view_as(pictures)
 
     def label_values(self, name: str) -> Tensor:
         """The digits [N]."""
@@ -91,3 +101,20 @@ class Digits(Source):
         digit = int(self._digits[index])
         caption = f"The handwritten digit {NAMES[digit]}."
         return Sample(index, pixels, {"digit": digit}, (caption,), {"row": int(self._rows[index])})
+
+
+def pixel_order(permutation: int, size: int) -> Tensor:
+    """Where each pixel of a shuffled picture comes from, int64 [size * size]."""
+    return keyed_order(keyed(_PERMUTATION, permutation), size * size).argsort()
+
+
+def _chosen(count: int, settings: DigitsSettings) -> Tensor:
+    """Places among the `count` shuffled samples of a class that belong to the split."""
+    places = torch.arange(count)
+    low, high = SHARES[settings.split]
+    if settings.fold is None or settings.split == "validation":
+        return places[round(low * count) : round(high * count)]
+    start, end = (round(share * count) for share in SHARES["validation"])
+    others = torch.cat([places[:start], places[end:]])
+    tested = torch.arange(len(others)) % FOLDS == settings.fold
+    return others[tested if settings.split == "test" else ~tested]

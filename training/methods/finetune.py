@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from jepa_hub.models.base import JEPAModel
 from training.config import Settings as RunSettings
 from training.methods.base import MethodSettings
+from training.methods.labelled import check_label, classified, labelled_pictures
 from training.methods.residual import ResidualMethod
 
 
@@ -53,11 +53,7 @@ class FineTune(ResidualMethod):
     @classmethod
     def check(cls, settings: RunSettings) -> None:
         """One view is enough."""
-        support = settings.data.support
-        if support is not None and support.label != settings.method.own.get("label", support.label):
-            raise ValueError(
-                f"method.label and data.support.label are both the class to learn, not {support.label!r} too"
-            )
+        check_label(settings)
 
     @property
     def frozen_norms(self) -> bool:
@@ -66,13 +62,6 @@ class FineTune(ResidualMethod):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Cross-entropy of the labelled pictures."""
-        support = batch.get("support")
-        if support is None:
-            pixels, labels = batch["pixels"], batch["labels"][self.settings.label]
-        else:
-            pixels, local = support["pixels"], support["labels"]
-            labels = support["classes"][local - local.min()].repeat(len(pixels) // len(local))
+        pixels, labels = labelled_pictures(batch, self.settings.label)
         assert self.model.classifier is not None  # made in __init__
-        logits = self.model.classifier(self.model.embed(pixels).pooled)  # [B, K]
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
-        return {"loss": loss, "accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        return classified(self.model.classifier(self.model.embed(pixels).pooled), labels, self.settings.label_smoothing)

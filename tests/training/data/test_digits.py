@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from tests.training.data.contract import check_source
-from training.data.digits import Digits
+from training.data.digits import Digits, pixel_order
 from training.data.registry import source_class
 
 SPLITS = ("train", "validation", "test")
@@ -53,3 +53,35 @@ def test_labels_and_pixels_are_those_of_scikit_learn(enlarge: str) -> None:
 def test_a_sample_that_is_not_there() -> None:
     with pytest.raises(IndexError, match="sample -1 of"):
         build().read(-1, 0)
+
+
+def test_folds_test_every_sample_once_and_leave_the_validation_samples_alone() -> None:
+    def rows(**settings: Any) -> list[int]:
+        source = build(**settings)
+        return [source.read(index, 0).details["row"] for index in range(len(source))]
+
+    validation = set(rows(split="validation"))
+    tested: list[int] = []
+    for fold in range(5):
+        train, test = rows(split="train", fold=fold), rows(split="test", fold=fold)
+        assert set(rows(split="validation", fold=fold)) == validation
+        assert not set(train) & set(test) and not validation & {*train, *test}
+        assert len(train) + len(test) + len(validation) == 1797 and len(test) == pytest.approx(305, abs=12)
+        tested += test
+    assert len(tested) == len(set(tested)) == 1797 - len(validation)
+
+
+def test_a_permutation_shuffles_every_picture_alike() -> None:
+    plain, shuffled, other = (build(size=8, permutation=number) for number in (None, 3, 4))
+    order = pixel_order(3, 8)
+    for index in (0, 7, 100):
+        expected = plain.read(index, 0).pixels.flatten(1)[:, order].view(3, 8, 8)
+        assert torch.equal(shuffled.read(index, 0).pixels, expected)
+        assert not torch.equal(other.read(index, 0).pixels, expected)
+    assert order.sort().values.tolist() == list(range(64)) and order.tolist() != list(range(64))
+
+
+def test_small_pictures_are_averages() -> None:
+    whole, small = build(size=8), build(size=2)
+    mean = whole.read(5, 0).pixels.float().view(3, 2, 4, 2, 4).mean((2, 4))
+    assert torch.allclose(small.read(5, 0).pixels.float(), mean, atol=1.0)
