@@ -40,12 +40,15 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
     Raises:
         ValueError: the GPU is unknown, or the recipe's method has no formula.
     """
+    from jepa_hub.models.config import NETWORKS
     from jepa_hub.models.paws import PAWSConfig
     from training import build, flops, picture_costs, whole_costs
+    from training.methods.registry import method_class
 
     if devices < 1 or not 0 < mfu <= 1:
         raise ValueError(f"--devices must be 1 or more and --mfu in (0, 1], got {devices} and {mfu:g}")
     config = build.model_config(settings)
+    config.networks = [name for name in NETWORKS if name in method_class(settings.method.name).networks]
     checkpointing = settings.run.activation_checkpointing
     draws = None
     masked: Any = {}

@@ -73,8 +73,9 @@ def test_either_kind_of_mixing_is_drawn_and_none_changes_nothing() -> None:
 def test_mixing_is_for_training_only_and_smoothing_is_torchs() -> None:
     model = tiny_model("pit", image_size=8, patch_size=2)
     method = Supervised(model, SupervisedSettings(label="kind", num_classes=3, mixup=1.0, label_smoothing=0.1))
+    assert method.model.classifier is not None
     torch.nn.init.normal_(method.model.classifier.weight)
-    batch = {"pixels": torch.randn(4, 3, 1, 8, 8), "labels": {"kind": torch.tensor([0, 1, 2, 1])}}
+    batch: dict[str, Any] = {"pixels": torch.randn(4, 3, 1, 8, 8), "labels": {"kind": torch.tensor([0, 1, 2, 1])}}
     logits = method.model.logits(batch["pixels"])
     expected = torch.nn.functional.cross_entropy(logits, batch["labels"]["kind"], label_smoothing=0.1)
     assert torch.allclose(method.eval()(batch)["loss"], expected)
@@ -127,6 +128,7 @@ def test_a_run_learns_is_scored_and_goes_on(settings_of: Callable[..., Settings]
     same = [
         torch.equal(one, two) for one, two in zip(model.encoder.parameters(), tuned.encoder.parameters(), strict=True)
     ]
+    assert model.classifier is not None and tuned.classifier is not None
     assert all(same) and not torch.equal(model.classifier.weight, tuned.classifier.weight)
     assert (tmp_path / "again" / "best").is_dir()
 
