@@ -285,13 +285,15 @@ class _Exported(JEPAModel):
         target: Iterable[int] | None = None,
         masks: Masks | Sequence[Masks] | None = None,
         group: int = 0,
-        **settings: Any,
+        conditioning: Tensor | Mapping[str, Any] | None = None,
     ) -> Any:
         """As the family's; where the preprocessing is in the graph, `inputs` are uint8 frames instead."""
-        chosen: dict[str, Any] = {"context": context, "target": target, "masks": masks, "group": group, **settings}
+        chosen: dict[str, Any] = {"context": context, "target": target, "masks": masks, "group": group}
         if not self.takes_frames:
-            return super().predict(inputs, **chosen)
+            return super().predict(inputs, **chosen, conditioning=conditioning)
         frames, grid = self._frames(inputs)
+        if masks is None and context is None and target is None:
+            masks = self.default_masks(grid[0] * grid[1] * grid[2], len(frames))
         if masks is None:
             if context is None or target is None:
                 raise ValueError("give context= and target= frames, or masks=")
@@ -299,8 +301,9 @@ class _Exported(JEPAModel):
             masks = frame_masks(context, target, **shape)
         several = [masks] if isinstance(masks, Masks) else list(masks)
         for each in several:
-            each.validate(grid[0] * grid[1] * grid[2])
-        predicted = tuple(self._predicted({FRAMES: frames}, each) for each in several)
+            each.validate(grid[0] * grid[1] * grid[2], overlap=self.targets_may_be_seen)
+        told = self.told(conditioning, len(frames))
+        predicted = tuple(self._predicted({FRAMES: frames}, each, told) for each in several)
         return predicted[0] if isinstance(masks, Masks) else predicted
 
     def forward(
@@ -312,15 +315,13 @@ class _Exported(JEPAModel):
         """As the family's, without the context tokens: predictions come out of one graph."""
         if masks is None:
             return super().forward(pixel_values)
-        if conditioning is not None:
-            raise ValueError(f"{type(self).__name__} takes no conditioning")
         pixels = pixel_values.unsqueeze(2) if pixel_values.ndim == 4 else pixel_values  # [B, 3, F, H, W]
         several = [masks] if isinstance(masks, Masks) else list(masks)
         inputs = {"pixel_values": fit(pixels, self.config)}
-        predicted = tuple(self._predicted(inputs, each) for each in several)
+        predicted = tuple(self._predicted(inputs, each, conditioning) for each in several)
         return JEPAOutput(predicted=predicted[0] if isinstance(masks, Masks) else predicted)
 
-    def _predicted(self, pixels: dict[str, Tensor], masks: Masks) -> Tensor:
+    def _predicted(self, pixels: dict[str, Tensor], masks: Masks, conditioning: Tensor | None = None) -> Tensor:
         session = self.sessions.get("prediction")
         if session is None:
             raise ValueError("this model was exported without predictions (or has no predictor): --graph prediction")
@@ -330,6 +331,13 @@ class _Exported(JEPAModel):
             if not 0 <= int(masks.group) < count:  # a runtime would read past the table, or say something obscure
                 raise ValueError(f"group {int(masks.group)}: this predictor has mask tokens 0 .. {count - 1}")
             inputs["group"] = torch.tensor([int(masks.group)])
+        shape = (len(masks.context), self.config.conditioning_size)
+        if shape[1]:
+            inputs["conditioning"] = torch.zeros(shape) if conditioning is None else conditioning
+        elif conditioning is not None:
+            raise ValueError(f"{type(self).__name__} takes no conditioning")
+        if shape[1] and inputs["conditioning"].shape != shape:
+            raise ValueError(f"conditioning is {list(shape)}, got {tuple(inputs['conditioning'].shape)}")
         return session.run(inputs)["predicted"]
 
     def _frames(self, inputs: Any) -> tuple[Tensor, tuple[int, int, int]]:

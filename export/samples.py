@@ -103,4 +103,7 @@ def graph_inputs(graph: Graph, pixels: Tensor, config: Any, *, targets: int = 2,
         "group": torch.zeros(1, dtype=torch.int64),
         **masks,
     }
+    if config.conditioning_size:
+        draw = torch.Generator().manual_seed(seed)
+        known["conditioning"] = torch.randn(len(pixels), config.conditioning_size, generator=draw)
     return {name: known.get(name, example).contiguous() for name, example in graph.inputs.items()}

@@ -67,10 +67,14 @@ class Masks:
         """The same masks in page-locked memory; DataLoader(pin_memory=True) calls this."""
         return Masks(self.context.pin_memory(), self.target.pin_memory(), self.group)
 
-    def validate(self, num_tokens: int) -> None:
+    def validate(self, num_tokens: int, *, overlap: bool = False) -> None:
         """Return if these masks fit a grid of `num_tokens` tokens and hide every target from the context.
 
         Costs a pass over the masks (and a wait for the device), so the training loop does not call it.
+
+        Args:
+            num_tokens: of the grid.
+            overlap: a token may be context and target (image world models predict another picture than they see).
 
         Raises:
             ValueError: a row is empty, an index is out of range or twice in its row, or a token is both context and
@@ -90,6 +94,8 @@ class Masks:
             if len(twice):
                 at = twice[0].tolist()
                 raise ValueError(f"{name}{at[:-1]} holds token {int(ordered[tuple(at)])} more than once")
+        if overlap:
+            return
         flat = self.target.flatten(1)  # [B, M*T]
         seen = torch.zeros(flat.shape[0], num_tokens, dtype=torch.bool, device=flat.device).scatter_(
             1, self.context, True

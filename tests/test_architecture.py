@@ -43,6 +43,7 @@ LAYERS = {
     "masks": Layer("jepa_hub.masks jepa_hub.masking jepa_hub.masking.*", "ground", "torch"),
     "features": Layer("jepa_hub.features", "ground", "torch"),
     "catalog": Layer("jepa_hub.catalog jepa_hub.catalog_*", "ground", "torch"),
+    "photometry": Layer("jepa_hub.photometry", "ground", "torch"),
     "positions": Layer("jepa_hub.nn.positions", "ground", "torch"),
     "nn": Layer("jepa_hub.nn jepa_hub.nn.*", "positions masks ground", "torch"),
     "convert": Layer("jepa_hub.convert jepa_hub.convert.*", "positions ground", "torch"),
@@ -54,7 +55,9 @@ LAYERS = {
     ),
     "processing": Layer("jepa_hub.processing jepa_hub.processor_*", "catalog hub media masks ground", "*"),
     "models": Layer(
-        "jepa_hub.models jepa_hub.models.*", "nn positions masks features processing hub convert catalog ground", "**"
+        "jepa_hub.models jepa_hub.models.*",
+        "nn positions masks features photometry processing hub convert catalog ground",
+        "**",
     ),
     "physics": Layer(
         "jepa_hub.physics jepa_hub.physics.*",

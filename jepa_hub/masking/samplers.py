@@ -172,6 +172,8 @@ class MultiBlock3D(MaskSampler):
         mode: "corrected" or "faithful".
         blocks: one Blocks, or a mapping of its fields, per group; the default is that of all published configurations,
             short-range (8 blocks of 15 %) and long-range (2 blocks of 70 %) masks.
+        predict: "blocks", or "all" tokens, the visible ones too: for image world models, whose targets differ from
+            what is seen everywhere (arXiv:2403.00504). Corrected mode only.
 
     Raises:
         ValueError: a setting is unknown or out of its range, or the blocks leave no context.
@@ -180,6 +182,7 @@ class MultiBlock3D(MaskSampler):
     """
 
     blocks: Sequence[Blocks | Mapping[str, Any]] = (Blocks(), Blocks(num_blocks=2, spatial_scale=0.7))
+    predict: str = "blocks"
     _groups: tuple[Blocks, ...] = field(init=False, repr=False, compare=False, default=())
     _plans: tuple[tuple[BlockPlan, ...], ...] = field(init=False, repr=False, compare=False, default=())
 
@@ -193,6 +196,10 @@ class MultiBlock3D(MaskSampler):
         groups = tuple(b if isinstance(b, Blocks) else Blocks(**b) for b in self.blocks)
         if not groups:
             raise ValueError("blocks is empty: give at least one group")
+        if self.predict not in ("blocks", "all") or (self.predict == "all" and self.mode == "faithful"):
+            raise ValueError(
+                f'predict is "blocks", or "all" in corrected mode, got {self.predict!r} in {self.mode} mode'
+            )
         self._set(blocks=groups, _groups=groups)
         if self.mode == "faithful":
             probes = [(group, u, v) for group in groups for u in (0, 1) for v in _PROBES]
@@ -211,7 +218,10 @@ class MultiBlock3D(MaskSampler):
 
     @property
     def lengths(self) -> tuple[Lengths, ...]:
-        return tuple(distinct_lengths(plans) for plans in self._plans) or ((),) * len(self._groups)
+        found = tuple(distinct_lengths(plans) for plans in self._plans) or ((),) * len(self._groups)
+        if self.predict == "blocks":
+            return found
+        return tuple(tuple(sorted({(context, self.num_tokens) for context, _ in each})) for each in found)
 
     def _corrected(self, keys: Tensor, shared: Tensor) -> list[Masks]:
         masks = []
@@ -220,7 +230,10 @@ class MultiBlock3D(MaskSampler):
             own = keyed(keys, group)
             _, context, target = plan.draw(own)
             order = keyed_order(keyed(own, ORDER), self.num_tokens)
-            predicted = choose(target, plan.target_length, order).unsqueeze(1)  # [B, 1, T]
+            if self.predict == "all":
+                predicted = torch.arange(self.num_tokens).repeat(len(keys), 1, 1)  # [B, 1, N]
+            else:
+                predicted = choose(target, plan.target_length, order).unsqueeze(1)  # [B, 1, T]
             masks.append(Masks(choose(context, plan.context_length, order), predicted, group))
         return masks
 

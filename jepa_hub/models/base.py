@@ -96,6 +96,7 @@ class JEPAModel(JEPAPreTrainedModel):
     """
 
     networks: ClassVar[tuple[str, ...]] = NETWORKS
+    targets_may_be_seen: ClassVar[bool] = False  # whether a token may be context and target at once
     more_graphs: ClassVar[Mapping[str, str]] = {}  # graph of a family's own -> method or head it computes
     encoder: ViTEncoder | None
     predictor: Predictor | None
@@ -227,7 +228,7 @@ class JEPAModel(JEPAPreTrainedModel):
         target: Iterable[int] | None = None,
         masks: Masks | Sequence[Masks] | None = None,
         group: int = 0,
-        conditioning: Tensor | None = None,
+        conditioning: Tensor | Mapping[str, Any] | None = None,
     ) -> Any:
         """What the predictor expects at the targets [B, M, T, D]; nothing of the targets reaches the model.
 
@@ -237,12 +238,17 @@ class JEPAModel(JEPAPreTrainedModel):
             target: frames to predict, e.g. range(8, 16); every tubelet is wholly context, target or neither.
             masks: explicit token masks instead of frames; a sequence gives a tuple of predictions.
             group: which mask token (V-JEPA: 0 short-range, 1 long-range); with `masks` each carries its own.
-            conditioning: for families whose predictor takes it.
+            conditioning: for families whose predictor takes it: [B, A], or by name, see the family's class.
 
         Raises:
             ValueError: masks overlap, lie outside the grid, or frames split a tubelet.
         """
         clip = model_inputs.prepare(inputs, self, pad=False)
+        if masks is None and context is None and target is None:
+            masks = self.default_masks(clip.num_tokens, len(clip.pixels))
+        conditioning = self.told(conditioning, len(clip.pixels))
+        if conditioning is not None:
+            conditioning = conditioning.to(clip.pixels.device)
         if masks is None:
             if context is None or target is None:
                 raise ValueError("give context= and target= frames, or masks=")
@@ -260,10 +266,20 @@ class JEPAModel(JEPAPreTrainedModel):
             raise ValueError("give frames or masks, not both")
         several = [masks] if isinstance(masks, Masks) else list(masks)
         for each in several:
-            each.validate(clip.num_tokens)
+            each.validate(clip.num_tokens, overlap=self.targets_may_be_seen)
         placed = [each.to(clip.pixels.device) for each in several]
         predicted = self(clip.pixels, placed, conditioning).predicted
         return predicted[0] if isinstance(masks, Masks) else predicted
+
+    def default_masks(self, num_tokens: int, batch_size: int) -> Masks | None:
+        """What `predict` asks for when it is told neither frames nor masks; None refuses that."""
+        return None
+
+    def told(self, conditioning: Tensor | Mapping[str, Any] | None, batch_size: int) -> Tensor | None:
+        """What the predictor is told, as a tensor [B, A]; families that know names encode them here."""
+        if isinstance(conditioning, Mapping):
+            raise ValueError(f"{type(self).__name__} knows no named conditioning; Image World Models do")
+        return conditioning
 
     @torch.no_grad()
     def prediction_targets(self, pixels: Tensor) -> Tensor:

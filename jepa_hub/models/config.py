@@ -191,6 +191,11 @@ class JEPAConfig(PreTrainedConfig):
         return self.hidden_size
 
     @property
+    def conditioning_size(self) -> int:
+        """Numbers that the predictor takes beside the masks; 0 for families that are told nothing."""
+        return 0
+
+    @property
     def encoder_summary(self) -> str:
         """The encoder in a few words, for cards."""
         return f"width {self.hidden_size}, {self.num_hidden_layers} blocks, {self.num_attention_heads} heads"

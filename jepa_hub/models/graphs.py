@@ -47,6 +47,9 @@ def of_model(model: Any, layers: Sequence[int] = ()) -> list[Graph]:
         if model.config.num_mask_tokens > 1:
             inputs["group"] = torch.zeros(1, dtype=torch.int64)
             free["group"] = {}
+        if model.config.conditioning_size:
+            inputs["conditioning"] = torch.randn(len(pixels), model.config.conditioning_size)
+            free["conditioning"] = {0: "batch"}
         found.append(Graph("prediction", _Prediction(model), inputs, free, ("predicted",)))
     return found
 
@@ -119,17 +122,18 @@ class _Features(nn.Module):
 
 
 class _Prediction(nn.Module):
+    """Last come the group, where the predictor has several mask tokens, and the conditioning, where it takes any."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder, self.predictor = model.encoder, model.predictor
+        self.grouped, self.told = model.config.num_mask_tokens > 1, model.config.conditioning_size > 0
 
-    def forward(
-        self, pixel_values: Tensor, context: Tensor, target: Tensor, group: Tensor | None = None
-    ) -> tuple[Tensor]:
+    def forward(self, pixel_values: Tensor, context: Tensor, target: Tensor, *last: Tensor) -> tuple[Tensor]:
         pixels = _clip(pixel_values)
-        masks = Masks(context, target, 0 if group is None else group)
+        masks = Masks(context, target, last[0] if self.grouped else 0)
         grid = self.encoder.grid(pixels)
-        return (self.predictor(self.encoder(pixels, context), masks, grid),)
+        return (self.predictor(self.encoder(pixels, context), masks, grid, last[-1] if self.told else None),)
 
 
 class _Head(nn.Module):

@@ -12,6 +12,7 @@ MODELS: dict[str, str] = {
     "mae": "jepa_hub.models.mae:MAEModel",
     "flexpredict": "jepa_hub.models.flexpredict:FlexPredictModel",
     "pit": "jepa_hub.models.pit:PiTModel",
+    "iwm": "jepa_hub.models.iwm:IWMModel",
     "paws": "jepa_hub.models.paws:PAWSModel",
 }
 TYPE_PREFIX = "jepa_hub_"

@@ -60,7 +60,23 @@ class Predictor(nn.Module):
             raise ValueError(f"group {masks.group}: this predictor has mask tokens 0 .. {len(self.mask_tokens) - 1}")
         return token.expand(*masks.target.shape, -1)  # [B, M, T, P]
 
-    def forward(self, context: Tensor, masks: Masks, grid: Grid, conditioning: Tensor | None = None) -> Tensor:
+    def placed(self, query: Tensor, conditioning: Tensor) -> Tensor:
+        """Queries [B*M, T, P] after positions were added; the seam for what has to know them.
+
+        Args:
+            query: [B*M, T, P].
+            conditioning: [B*M, A], see `query`.
+        """
+        return query
+
+    def forward(
+        self,
+        context: Tensor,
+        masks: Masks,
+        grid: Grid,
+        conditioning: Tensor | None = None,
+        prefix: Tensor | None = None,
+    ) -> Tensor:
         """Predicted target tokens [B, M, T, D].
 
         Args:
@@ -68,6 +84,7 @@ class Predictor(nn.Module):
             masks: where context and targets are on the grid.
             grid: (T, H, W) tokens of the whole input.
             conditioning: see `query`.
+            prefix: tokens [B, E, P] without a place that stand before the context (not with rotary positions).
         """
         num_targets, length = masks.target.shape[1:]
         query = self.query(masks, conditioning).flatten(0, 1)  # [B*M, T, P]
@@ -80,6 +97,10 @@ class Predictor(nn.Module):
         elif where is not None:
             known = known + where[masks.context].to(known.dtype)
             query = query + where[masks.target.flatten(0, 1)].to(query.dtype)
+        if conditioning is not None:
+            query = self.placed(query, _per_target(conditioning, num_targets))
+        if prefix is not None:
+            known = torch.cat([prefix.to(known.dtype), known], dim=1)  # [B, E+C, P]
         x = torch.cat([_per_target(known, num_targets), query.to(known.dtype)], dim=1)  # [B*M, C+T, P]
         final = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):

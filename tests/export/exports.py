@@ -56,9 +56,12 @@ def assert_same(model: Any, exported: Any, tolerance: float = 2e-5, batches: tup
             torch.testing.assert_close(again.probabilities, labels.probabilities, atol=tolerance, rtol=1e-4)
         if model.predictor is not None:
             masks = masks_for(model, pixels, targets=1 + index % 3)
+            told = None
+            if model.config.conditioning_size:
+                told = torch.randn(len(pixels), model.config.conditioning_size)
             torch.testing.assert_close(
-                exported.predict(pixels, masks=masks),
-                model.predict(pixels, masks=masks),
+                exported.predict(pixels, masks=masks, conditioning=told),
+                model.predict(pixels, masks=masks, conditioning=told),
                 atol=tolerance,
                 rtol=tolerance,
             )
