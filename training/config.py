@@ -83,6 +83,39 @@ class ViewSettings(Section):
         return value
 
 
+class PhotometrySettings(Section):
+    """Two views of one crop that differ in colours alone: a source that is seen and a target that is predicted.
+
+    Attributes:
+        colour_jitter: strengths of brightness, contrast, saturation and hue (a share of the colour circle), drawn for
+            either view on its own.
+        jitter: probability of the jitter, for either view on its own.
+        grayscale, blur, solarize: probabilities, for the source alone: a target stays rich.
+        blur_std: of the blur, in pixels.
+    """
+
+    colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter: float = Field(default=0.8, ge=0, le=1)
+    grayscale: float = Field(default=0.0, ge=0, le=1)
+    blur: float = Field(default=0.0, ge=0, le=1)
+    solarize: float = Field(default=0.0, ge=0, le=1)
+    blur_std: Span = (0.1, 2.0)
+
+    @field_validator("colour_jitter")
+    @classmethod
+    def _in_range(cls, value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if not all(0 <= each <= 1 for each in value[:3]) or not 0 <= value[3] <= 0.5:
+            raise ValueError(f"strengths lie in [0, 1], that of hue in [0, 0.5], got {list(value)}")
+        return value
+
+    @field_validator("blur_std")
+    @classmethod
+    def _ordered(cls, value: Span) -> Span:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"needs 0 < low <= high, got {list(value)}")
+        return value
+
+
 class SmallViewSettings(Section):
     """Small views of a sample beside the large ones (multi-crop).
 
@@ -140,6 +173,7 @@ class DataSettings(Section):
     Attributes:
         source: an entry of SOURCES and its settings.
         views: how a sample is cropped and coloured.
+        photometry: a second view of the same crop, which is the target, or null; colours are then set here alone.
         num_views: large views of each sample.
         small_views: further views of each sample, or null.
         support: labelled samples beside the batch, or null.
@@ -151,6 +185,7 @@ class DataSettings(Section):
 
     source: Named
     views: ViewSettings = ViewSettings()
+    photometry: PhotometrySettings | None = None
     num_views: PositiveInt = 1
     small_views: SmallViewSettings | None = None
     support: SupportSettings | None = None
@@ -158,6 +193,19 @@ class DataSettings(Section):
     workers: int = Field(default=0, ge=0)
     prefetch: PositiveInt = 2
     max_bad: float = Field(default=0.01, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_place_for_colours(self) -> DataSettings:
+        views = self.views
+        if self.photometry is None:
+            return self
+        if views.colour_jitter or views.grayscale or views.blur or views.solarize or views.equalize:
+            raise ValueError("data.photometry sets the colours of both views: leave them out of data.views")
+        if self.num_views > 1 or self.small_views or self.support:
+            raise ValueError(
+                "data.photometry makes two views of one crop: leave out num_views, small_views and support"
+            )
+        return self
 
     @property
     def support_views(self) -> int:

@@ -210,8 +210,14 @@ class Run:
         def seen(crops: Tensor, index: Tensor, view: int = 0) -> Tensor:
             return self.views(crops.to(device, non_blocking=True), index, step, self.dtype, view)
 
+        photometry = self.settings.data.photometry
+        if photometry is None:
+            views = {"pixels": seen(batch["crops"], batch["index"])}
+        else:
+            crops = batch["crops"].to(device, non_blocking=True)
+            views = self.views.pair(crops, batch["index"], step, photometry, self.dtype)
         moved = {
-            "pixels": seen(batch["crops"], batch["index"]),
+            **views,
             "masks": [masks.to(device, non_blocking=True) for masks in batch.get("masks", ())],
             "labels": {name: value.to(device, non_blocking=True) for name, value in batch["labels"].items()},
             "index": batch["index"],
@@ -221,10 +227,12 @@ class Run:
             moved["views"] = [moved["pixels"], *others]
         if "support" in batch:
             support = batch["support"]
-            views = [seen(crops, support["index"], SUPPORT_VIEW + view) for view, crops in enumerate(support["crops"])]
+            labelled = [
+                seen(crops, support["index"], SUPPORT_VIEW + view) for view, crops in enumerate(support["crops"])
+            ]
             placed = {name: support[name].to(device, non_blocking=True) for name in ("labels", "classes")}
             plain = {name: support[name] for name in ("num_classes", "label")}
-            moved["support"] = {"pixels": torch.cat(views), **placed, **plain}
+            moved["support"] = {"pixels": torch.cat(labelled), **placed, **plain}
         return moved
 
     # ----------------------------------------------------------------------------------------------------- watching

@@ -476,6 +476,23 @@ def test_2d_full_context_is_all_but_the_targets() -> None:
     assert masks.context.flatten().unique().numel() == 256
 
 
+def test_3d_predicts_the_visible_tokens_too_where_asked() -> None:
+    blocks = [Blocks(num_blocks=4, spatial_scale=(0.15, 0.2))]
+    usual = MultiBlock3D(grid=(1, 14, 14), blocks=blocks)
+    everywhere = MultiBlock3D(grid=(1, 14, 14), blocks=blocks, predict="all")
+    for step in range(3):
+        hidden, whole = usual(range(5), seed=0, step=step)[0], everywhere(range(5), seed=0, step=step)[0]
+        assert torch.equal(whole.context, hidden.context) and whole.target.tolist() == [[list(range(196))]] * 5
+        assert (whole.context.shape[1], 196) in everywhere.lengths[0]
+        whole.validate(196, overlap=True)
+        with pytest.raises(ValueError, match="would see its answer"):
+            whole.validate(196)
+    assert len(everywhere.lengths[0]) <= 8
+    for wrong in ({"predict": "none"}, {"predict": "all", "mode": "faithful"}):
+        with pytest.raises(ValueError, match='predict is "blocks"'):
+            MultiBlock3D(grid=(1, 14, 14), blocks=blocks, **wrong)
+
+
 def test_a_rare_context_is_found_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, spared = [], []
     corners, spare = BlockLayout.corners, BlockPlan._spare

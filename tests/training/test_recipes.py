@@ -42,6 +42,12 @@ PUBLISHED: dict[str, tuple[float, float, int, int]] = {
     "vjepa2/vith16_cooldown_videomix2m": (631.65, 22.28, 3072, 12000),
     "vjepa2/vitg16_cooldown_videomix2m": (1012.17, 22.38, 3072, 12000),
     "vjepa2/vitg16_384_cooldown_videomix2m": (1012.17, 22.38, 3072, 12000),
+    "flexpredict/vitb16_in1k": (85.65, 11.24, 2048, 375000),
+    "flexpredict/vitl16_in1k": (303.10, 22.08, 2048, 375000),
+    "flexpredict/vith16_in1k": (630.66, 22.28, 2048, 187500),
+    "iwm/vitb16_in1k": (85.65, 32.98, 1024, 375300),
+    "iwm/vitb16_shallow_in1k": (85.65, 22.33, 1024, 375300),
+    "iwm/vitl16_in1k": (303.10, 115.33, 1024, 375300),
 }
 
 
@@ -130,7 +136,8 @@ def test_a_recipe_opens_with_what_it_is(name: str) -> None:
     assert run.endswith(name)
     expect = next(line for line in lines if line.startswith("# Expect: "))
     if name in PUBLISHED and recipe(name).masks:
-        assert "not run here" in expect and "masks.mode=faithful" in text
+        assert "not run here" in expect
+        assert "masks.mode=faithful" in text or name.startswith("iwm/")  # of which there is no official code
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from jepa_hub import photometry
 from jepa_hub.masking.draws import keyed, keyed_bits
 from jepa_hub.media.resizing import resize
-from training.config import ViewSettings
+from training.config import PhotometrySettings, ViewSettings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CROP, COLOUR = 102, 103  # purposes of keys, so that no two draws of a run share one
+CROP, COLOUR, PHOTOMETRY = 102, 103, 107  # purposes of keys, so that no two draws of a run share one
 _TRIES = 10
 _DRAWS = 2 * _TRIES + 2  # numbers that a crop takes
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -117,18 +118,42 @@ class DeviceViews:
         """
         key = keyed(self.seed, step, index, COLOUR, view) if view else keyed(self.seed, step, index, COLOUR)
         draws = uniforms(key, 12)  # [B, 12], on the CPU
-        pixels = crops.to(dtype) / 255
-        if self.settings.flip:
-            chosen = (draws[:, 0] < self.settings.flip).to(crops.device, non_blocking=True)
-            pixels = torch.where(chosen[:, None, None, None, None], pixels.flip(-1), pixels)
+        pixels = self._flipped(crops.to(dtype) / 255, draws)
         wanted = self.settings
         if wanted.colour_jitter or wanted.grayscale or wanted.blur or wanted.solarize or wanted.equalize:
             pixels = self._colours(pixels, draws.to(crops.device, torch.float32))
-        mean, std = (
-            torch.tensor(values, dtype=dtype, device=crops.device).view(1, 3, 1, 1, 1)
-            for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
-        return (pixels - mean) / std
+        return normalised(pixels)
+
+    def pair(
+        self,
+        crops: Tensor,
+        index: Tensor,
+        step: int,
+        settings: PhotometrySettings,
+        dtype: torch.dtype = torch.float32,
+    ) -> dict[str, Tensor]:
+        """Two views that share all geometry: "pixels", the source; "target_pixels"; and their "conditioning" [B, 7].
+
+        Args:
+            crops, index, step, dtype: see `__call__`.
+            settings: of the colours.
+        """
+        draws = uniforms(keyed(self.seed, step, index, COLOUR), 12)  # [B, 12]: the same flips as without a second view
+        pixels = self._flipped(crops.to(dtype) / 255, draws)
+        source, target = photometric_draws(settings, keyed(self.seed, step, index, PHOTOMETRY))  # [B, 7] each
+        told = photometry.conditioning(target, source)
+        source, target, told = (each.to(crops.device, dtype, non_blocking=True) for each in (source, target, told))
+        return {
+            "pixels": normalised(photometry.apply(pixels, source)),
+            "target_pixels": normalised(photometry.apply(pixels, target)),
+            "conditioning": told,
+        }
+
+    def _flipped(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        if not self.settings.flip:
+            return pixels
+        chosen = (draws[:, 0] < self.settings.flip).to(pixels.device, non_blocking=True)
+        return torch.where(chosen[:, None, None, None, None], pixels.flip(-1), pixels)
 
     def _colours(self, pixels: Tensor, draws: Tensor) -> Tensor:
         """Brightness, contrast, saturation, hue, grey, blur, solarize, equalize; the same for all frames of a clip."""
@@ -170,6 +195,40 @@ class DeviceViews:
                 flat = flat.clone()
                 flat[chosen] = kornia.enhance.equalize(flat[chosen].clamp(0, 1))
         return flat.unflatten(0, (-1, frames)).transpose(1, 2).to(pixels.dtype)  # [B, 3, F, H, W]
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, F, H, W] in [0, 1] with ImageNet's mean and standard deviation taken out."""
+    mean, std = (
+        torch.tensor(values, dtype=pixels.dtype, device=pixels.device).view(1, 3, 1, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (pixels - mean) / std
+
+
+def photometric_draws(settings: PhotometrySettings, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Parameters [B, 7] of source and target, see `jepa_hub.photometry.parameters`.
+
+    Args:
+        settings: strengths and probabilities.
+        keys: int64 [B].
+    """
+    draws = uniforms(keys, 14).float()  # [B, 14]
+    reach = torch.tensor(settings.colour_jitter)
+    tables = []
+    for first in (0, 5):
+        table = torch.zeros(len(keys), len(photometry.NAMES))
+        jittered = draws[:, first, None] < settings.jitter
+        table[:, : len(reach)] = torch.where(jittered, (2 * draws[:, first + 1 : first + 5] - 1) * reach, 0.0)
+        tables.append(table)
+    source, target = tables
+    low, high = settings.blur_std
+    amounts = {"grayscale": torch.ones(len(keys)), "blur": low + (high - low) * draws[:, 13]}
+    for place, name in enumerate(photometry.FLAGS):
+        chosen = draws[:, 10 + place] < getattr(settings, name)
+        amount = amounts.get(name, torch.ones(len(keys)))
+        source[:, photometry.NAMES.index(name)] = torch.where(chosen, amount, 0.0)
+    return source, target
 
 
 def draw_key(seed: int, step: int, index: int, purpose: int) -> Tensor:

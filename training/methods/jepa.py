@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from jepa_hub.masks import Masks, gather_tokens
 from jepa_hub.models.base import JEPAModel
+from jepa_hub.models.registry import model_class
+from training.config import Settings as RunSettings
 from training.methods.base import Method, MethodSettings
 from training.methods.moving_average import update_average
 from training.objectives import channel_std, latent_distance, mean_cosine
@@ -45,11 +47,26 @@ class JEPA(Method):
         super().__init__(model, settings)
         self.target_encoder.requires_grad_(False)  # from_pretrained forgets flags set in the model
 
+    @classmethod
+    def check(cls, settings: RunSettings) -> None:
+        """Two views need a predictor that is told how they differ; visible tokens need a second view."""
+        told = model_class(settings.model.name).config_class().conditioning_size
+        if settings.data.photometry is not None and not told:
+            raise ValueError(
+                f"data.photometry needs model.name=iwm, whose predictor is told, not {settings.model.name}"
+            )
+        everywhere = settings.masks is not None and settings.masks.own.get("predict") == "all"
+        if everywhere and settings.data.photometry is None:
+            raise ValueError("masks.predict=all asks for what is seen: it needs a second view, data.photometry")
+
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Distance of predictions from standardised targets, averaged over the groups of masks."""
+        """Distance of predictions from standardised targets, averaged over the groups of masks.
+
+        Targets are tokens of the same pixels, or of "target_pixels" where the recipe makes a second view.
+        """
         several: list[Masks] = batch["masks"]
         pixels = batch["pixels"]
-        tokens = self.model.prediction_targets(pixels)  # [B, N, D]
+        tokens = self.model.prediction_targets(batch.get("target_pixels", pixels))  # [B, N, D]
         predictions = self.model(pixels, several, batch.get("conditioning")).predicted  # [B, M, T, D] per group
         distances, cosines = [], []
         for masks, predicted in zip(several, predictions, strict=True):
