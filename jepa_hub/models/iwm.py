@@ -235,16 +235,19 @@ class IWMModel(JEPAModel):
 
         Source: arXiv:2403.00504, sec. 5.
         """
+        pixels = model_inputs.as_clip(pixel_values)
+        encoder = self.feature_encoder
+        return self.logits_of(encoder(pixels), encoder.patch_embed.grid(pixels), task)
+
+    def logits_of(self, tokens: Tensor, grid: Grid, task: str) -> Tensor:
+        """`task_logits` from the feature encoder's tokens [B, N, D], which several tasks share."""
         names = sorted(self.config.tasks or {})  # config.json keeps no order
         if task not in names or self.heads is None:
             raise ValueError(f"unknown task {task!r}; this model was fine-tuned for {', '.join(names) or 'none'}")
-        pixels = model_inputs.as_clip(pixel_values)
-        encoder = self.feature_encoder
-        tokens = encoder(pixels)  # [B, N, D]
         if self.predictor is not None:
             masks = whole_masks(tokens.shape[1], tokens.shape[0], tokens.device)
             predictor: Any = self.predictor
-            tokens = predictor(tokens, masks, encoder.patch_embed.grid(pixels), task=names.index(task))[:, 0]
+            tokens = predictor(tokens, masks, grid, task=names.index(task))[:, 0]  # [B, N, D]
         return self.heads[task](tokens)
 
     @torch.no_grad()
@@ -267,7 +270,7 @@ class IWMModel(JEPAModel):
             predictor.task_tokens = TaskTokens(self.config.predictor_hidden_size, len(tasks)) if tasks else None
             fresh.append(predictor.task_tokens)
         for each in fresh:
-            for module in each.modules() if each is not None else ():
+            for module in reversed(list(each.modules())) if each is not None else ():
                 self._init_weights(module)
             if each is not None:
                 each.to(self.device, self.dtype)

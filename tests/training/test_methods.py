@@ -22,9 +22,14 @@ PAIRS = [
     *MASKED,
     *((name, "paws") for name in ("paws", "suncet", "finetune")),
     *(("supervised", family) for family in ("pit", "ijepa", "vjepa2")),
+    ("predictor_finetune", "iwm"),
 ]
 CLASSES = {"label": "kind", "num_classes": 3}
-NEEDED = {"finetune": CLASSES, "supervised": {**CLASSES, "mixup": 0.2, "cutmix": 1.0}}  # settings without a default
+NEEDED: dict[str, Any] = {  # settings without a default
+    "finetune": CLASSES,
+    "supervised": {**CLASSES, "mixup": 0.2, "cutmix": 1.0},
+    "predictor_finetune": {"tasks": {"kind": 3}},
+}
 MODEL = {"suncet": {"prediction": False}}
 
 

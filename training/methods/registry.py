@@ -11,6 +11,7 @@ METHODS: dict[str, str] = {
     "mae": "training.methods.mae:MAE",
     "paws": "training.methods.paws:PAWS",
     "finetune": "training.methods.finetune:FineTune",
+    "predictor_finetune": "training.methods.predictor_finetune:PredictorFineTune",
     "supervised": "training.methods.supervised:Supervised",
     "suncet": "training.methods.suncet:SuNCEt",
 }
