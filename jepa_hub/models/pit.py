@@ -70,6 +70,7 @@ class PiTConfig(MAEConfig):
 
     def _check(self) -> None:
         super()._check()
+        self.class_names = list(self.class_names)  # as they are read from files
         if self.pool not in POOLS:
             raise ValueError(f"pool is one of {', '.join(POOLS)}, not {self.pool!r}")
         if self.pool == "class" and self.position_type.startswith("rotary_"):
