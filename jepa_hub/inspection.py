@@ -5,6 +5,7 @@ Legend: B samples, T x H x W tokens of a sample (N in all), D channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,8 @@ def attention(
 ) -> Tensor:
     """Where each head of a layer looks, float32 [B, heads, T, H, W]; every head's map adds up to 1.
 
+    Where the encoder has a class token, what that one takes is left out: the maps add up to less.
+
     Args:
         model: any family whose encoder is a transformer; its feature encoder is looked into.
         inputs: as in `encode`.
@@ -103,21 +106,23 @@ def attention(
     if not -len(blocks) <= layer < len(blocks):
         raise ValueError(f"layer {layer}: this encoder has blocks 0 .. {len(blocks) - 1}")
     clip = model_inputs.prepare(inputs, model, pad=False)
-    steps, rows, columns = clip.grid
     x, rotary = encoder.embed(clip.pixels)
+    mask = encoder.reach(clip.pixels)
     for block in blocks[: layer % len(blocks)]:
-        x = block(x, rotary)
+        x = block(x, rotary, mask=mask)
     block = blocks[layer]
     x = block.norm1(x)
+    count = math.prod(clip.grid)
+    first = x.shape[1] - count  # class tokens stand before the grid
     if token is not None:
-        index = torch.tensor([_index(token, clip.grid)], device=x.device)
-        weights = block.attn.weights(x, rotary, index)[:, :, 0]  # [B, heads, N]
+        index = torch.tensor([first + _index(token, clip.grid)], device=x.device)
+        weights = block.attn.weights(x, rotary, index, mask)[:, :, 0]  # [B, heads, first + N]
     else:
-        count = x.shape[1]
-        weights = x.new_zeros(len(x), block.attn.num_heads, count, dtype=torch.float32)
-        for start in range(0, count, _QUERIES):
-            weights += block.attn.weights(x, rotary, slice(start, start + _QUERIES)).sum(dim=2) / count
-    return weights.float().cpu().unflatten(-1, (steps, rows, columns))
+        weights = x.new_zeros(len(x), block.attn.num_heads, first + count, dtype=torch.float32)
+        for start in range(first, first + count, _QUERIES):
+            asked = slice(start, start + _QUERIES)
+            weights += block.attn.weights(x, rotary, asked, mask).sum(dim=2) / count
+    return weights[..., first:].float().cpu().unflatten(-1, clip.grid)
 
 
 def _place(features: Features, token: Sequence[int]) -> tuple[int, int]:

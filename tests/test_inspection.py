@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from jepa_hub.features import Features
 from jepa_hub.inspection import attention, segments, similarity
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.patch_bank import PatchBank, as_patches
-from tests.official import tiny_model
+from tests.official import tiny_model, tiny_pixels
 
 
 def features(batch: int = 2, grid: tuple[int, int, int] = (2, 3, 4), dim: int = 8) -> Features:
@@ -86,12 +87,12 @@ def test_segments_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("family", ["ijepa", "vjepa", "vjepa2"])
 def test_attention_is_what_the_layer_used(family: str) -> None:
-    """The weights times the values, through the projection, give the output of the layer: also with rotary positions."""
+    """The weights times the values, through the projection, give the layer's output: also with rotary positions."""
     model = tiny_model(family)
     frames = 1 if family == "ijepa" else 4
     pixels = torch.randn(2, 3, frames, 32, 32)
     block = model.feature_encoder.blocks[-1]
-    seen = {}
+    seen: dict[str, Any] = {}
     hook = block.attn.register_forward_hook(
         lambda module, given, out: seen.update(x=given[0], rotary=given[1], out=out)
     )
@@ -113,6 +114,30 @@ def test_attention_is_what_the_layer_used(family: str) -> None:
     assert torch.allclose(everyone.flatten(2), weights.mean(2), atol=1e-6)
     first = attention(model, pixels, layer=0, token=token)
     assert not torch.allclose(first, found)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_attention_keeps_to_the_windows_and_leaves_the_class_token_out(layer: int) -> None:
+    model = tiny_model("pit", attention_window=3)
+    pixels = tiny_pixels("pit", attention_window=3)
+    grid = model.encode(pixels).grid_size
+    assert model.feature_encoder.class_token is not None and min(grid[1:]) >= 4
+    near = attention(model, pixels, layer=layer, token=(0, 0, 0))[:, :, 0]  # [B, heads, H, W]
+    assert (near[..., :2, :2] > 0).all()
+    assert (near[..., 2:, :] == 0).all() and (near[..., :, 2:] == 0).all()
+    assert (near.sum((-1, -2)) < 1).all()
+    block = model.feature_encoder.blocks[layer]
+    seen: dict[str, Any] = {}
+    hook = block.attn.register_forward_hook(lambda module, given, out: seen.update(x=given[0], mask=given[3], out=out))
+    model.encode(pixels)
+    hook.remove()
+    weights = block.attn.weights(seen["x"], mask=seen["mask"])  # [B, heads, 1+N, 1+N]
+    value = block.attn.qkv(seen["x"]).unflatten(-1, (3, block.attn.num_heads, -1))[:, :, 2].transpose(1, 2)
+    rebuilt = block.attn.proj((weights @ value).transpose(1, 2).flatten(2))
+    assert torch.allclose(rebuilt, seen["out"], atol=1e-5)
+    assert torch.allclose(near.flatten(2), weights[:, :, 1, 1:], atol=1e-6)
+    everyone = attention(model, pixels, layer=layer)
+    assert torch.allclose(everyone.flatten(2), weights[:, :, 1:, 1:].mean(2), atol=1e-6)
 
 
 def test_attention_says_what_is_wrong() -> None:

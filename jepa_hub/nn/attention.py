@@ -94,19 +94,30 @@ class Attention(nn.Module):
         out = self.attend(self, *heads, *allowed)  # [B, H, N, D/H]
         return self.proj(out.transpose(1, 2).flatten(2))  # [B, N, D]
 
-    def weights(self, x: Tensor, rotary: Rotary | None = None, queries: slice | Tensor | None = None) -> Tensor:
+    def weights(
+        self,
+        x: Tensor,
+        rotary: Rotary | None = None,
+        queries: slice | Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """How much each token takes of every other, [B, H, Q, N], rows that add up to 1; always computed in full.
 
         Args:
             x: [B, N, D], the layer's input.
             rotary: tables of the same N tokens.
             queries: the tokens that ask, a slice or int64 [Q]; None is all of them.
+            mask: as in `forward`.
         """
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, N, 3, H, D/H]
         query_key = qkv[:, :, :2] if rotary is None else rotate(qkv[:, :, :2], rotary)
         query, key = query_key.transpose(1, 3).float().unbind(2)  # [B, H, N, D/H] each
-        query = query if queries is None else query[:, :, queries]  # [B, H, Q, D/H]
-        return (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
+        queries = slice(None) if queries is None else queries
+        query = query[:, :, queries]  # [B, H, Q, D/H]
+        scores = query @ key.mT * query.shape[-1] ** -0.5  # [B, H, Q, N]
+        if mask is not None:
+            scores = scores.masked_fill(~mask[..., queries, :], float("-inf"))
+        return scores.softmax(dim=-1)
 
     def _of_last(self, x: Tensor, rotary: Rotary | None, last: int, allowed: tuple[Tensor, ...]) -> Tensor:
         dim = x.shape[-1]
