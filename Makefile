@@ -1,4 +1,5 @@
 # make demo        set up .venv, then show what the package does: pictures and tables in demo_output/
+# make app         open the interactive demo in a browser (http://127.0.0.1:7860, Ctrl-C stops it)
 # make test        lint, types and the fast tests (offline, no GPU)
 # make test-slow   the full versions of the slow tests
 # make lint        ruff and mypy only
@@ -17,7 +18,7 @@ OUT ?= demo_output
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint system clean
+.PHONY: help demo app test test-slow lint system clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +26,10 @@ help:
 demo: $(VENV)/.installed-demo
 	@$(PY) -m demos.first_look --out $(OUT)
 	@$(PY) -m demos.intuitive_physics --out $(OUT)
+	@echo "Play with it in a browser: make app, or jepa-hub demo"
+
+app: $(VENV)/.installed-demo
+	@$(VENV)/bin/jepa-hub demo
 
 test: system lint
 	@$(PY) -m pytest -q

@@ -1,0 +1,153 @@
+"""The demo as people see it: in Debian's Chromium, every tab, one example run, the result looked at."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.demos.conftest import Server
+
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 1000}
+# Where the screenshots go, to be looked at; a temporary folder unless told.
+SCREENSHOTS = os.environ.get("JEPA_HUB_SCREENSHOTS")
+THUMBNAILS = ".jh-examples button.thumbnail-item, .jh-examples .thumbnail-lg"
+
+
+class Visit:
+    """A page of the demo, and everything it complained about or asked others for."""
+
+    def __init__(self, page: Any, address: str, folder: Path) -> None:
+        self.page, self.address, self.folder = page, address, folder
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", self._asked)
+        page.set_default_timeout(30_000)
+
+    def _heard(self, message: Any) -> None:
+        if message.type == "error":
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.address, "data:", "blob:")):
+            self.elsewhere.append(request.url)
+
+    def open(self, tab: str) -> Any:
+        """The panel of a tab."""
+        if self.page.url == "about:blank":
+            self.page.goto(self.address)
+        self.page.get_by_role("tab", name=tab, exact=True).first.click()
+        panel = self.page.locator(f"#jh-tab-{tab.lower().replace(' ', '-')}")
+        panel.wait_for()
+        return panel
+
+    def keep(self, name: str) -> None:
+        """A screenshot of the whole page."""
+        self.page.wait_for_timeout(400)
+        self.page.screenshot(path=str(self.folder / f"{name}.png"), full_page=True)
+
+
+@pytest.fixture
+def visit(server: Server, browser: Any, tmp_path: Path) -> Iterator[Callable[..., Visit]]:
+    folder = Path(SCREENSHOTS) if SCREENSHOTS else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    visits = []
+
+    def opened(size: dict[str, int] = DESK, scheme: str = "light") -> Visit:
+        context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+        visits.append(Visit(context.new_page(), server.address, folder))
+        return visits[-1]
+
+    yield opened
+    for each in visits:
+        assert each.complaints == []
+        assert each.elsewhere == []
+        # the page is no wider than the screen
+        assert each.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert server.outgoing == []
+
+
+def colours(page: Any, selector: str) -> int:
+    """How many different colours a picture or canvas has, roughly."""
+    return int(
+        page.locator(selector).first.evaluate(
+            """async node => {
+                if (node.tagName === 'IMG') await node.decode();
+                const canvas = document.createElement('canvas');
+                canvas.width = canvas.height = 64;
+                const context = canvas.getContext('2d');
+                context.drawImage(node, 0, 0, 64, 64);
+                const data = context.getImageData(0, 0, 64, 64).data;
+                const seen = new Set();
+                for (let i = 0; i < data.length; i += 4)
+                    seen.add((data[i] >> 4) * 256 + (data[i + 1] >> 4) * 16 + (data[i + 2] >> 4));
+                return seen.size;
+            }"""
+        )
+    )
+
+
+def features(visit: Visit, name: str) -> None:
+    """A scene, a click, a film."""
+    panel = visit.open("Features")
+    panel.locator(THUMBNAILS).nth(0).click()
+    panel.get_by_text("16 x 16 tokens each of 128 numbers").wait_for()
+    pictures = panel.locator(".jh-picture img")
+    assert pictures.count() == 4  # input, colours, groups, attention
+    assert colours(visit.page, "#jh-tab-features .jh-picture >> nth=1 >> img") > 30
+    box = pictures.first.bounding_box()
+    pictures.first.click(position={"x": box["width"] * 0.55, "y": box["height"] * 0.55})  # the yellow ball
+    panel.get_by_text("Similarity").wait_for()
+    visit.page.wait_for_function("document.querySelectorAll('#jh-tab-features .jh-picture img').length === 5")
+    visit.keep(f"{name}-features")
+    panel.locator(THUMBNAILS).nth(3).click()
+    panel.locator(".jh-player canvas").first.wait_for()
+    assert panel.locator(".jh-player canvas").count() == 4
+    panel.get_by_text(re.compile("8 x 16 x 16 tokens")).wait_for()
+    player = panel.locator(".jh-player")
+    assert player.get_attribute("data-frame") == "0"
+    player.locator("input[type=range]").fill("5")
+    assert player.get_attribute("data-frame") == "5"
+    visit.page.wait_for_timeout(300)
+    assert colours(visit.page, "#jh-tab-features .jh-player canvas >> nth=1") > 30
+    panel.get_by_label("Model").click()  # another model looks at the same clip, unasked
+    visit.page.get_by_role("option", name=re.compile("vjepa-tiny-worlds")).click()
+    panel.get_by_text(re.compile("8 x 8 x 8 tokens")).wait_for()
+    visit.keep(f"{name}-features-film")
+
+
+TABS: dict[str, Callable[[Visit, str], None]] = {"Features": features}
+
+
+def test_every_tab(visit: Callable[..., Visit]) -> None:
+    desk = visit()
+    for look in TABS.values():
+        look(desk, "desk")
+    names = [each for each in desk.page.get_by_role("tab").all_inner_texts() if each.strip()]
+    assert names == list(TABS)
+
+
+def test_on_a_phone_in_the_dark(visit: Callable[..., Visit]) -> None:
+    phone = visit(PHONE, "dark")
+    TABS["Features"](phone, "phone")
+    assert "dark" in (phone.page.locator("body").get_attribute("class") or "")
+
+
+def test_an_upload_and_a_bad_one(visit: Callable[..., Visit], picture: str, tmp_path: Path) -> None:
+    desk = visit()
+    panel = desk.open("Features")
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture at all")
+    panel.locator("input[type=file]").set_input_files(str(bad))
+    desk.page.get_by_text(re.compile(r"bad\.png is not an image or video")).first.wait_for()
+    desk.keep("desk-bad-upload")
+    panel.get_by_label("Clear").first.click()
+    panel.locator("input[type=file]").set_input_files(picture)
+    panel.get_by_text("16 x 16 tokens each").wait_for()
