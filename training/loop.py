@@ -30,6 +30,7 @@ from training.methods.base import Method
 from training.online_probe import OnlineProbe
 from training.optimizers import build_optimizer, schedule
 from training.recipe import to_yaml
+from training.sharding import check_sharding, gathered, whole
 from training.watch import Clock, Guard, Log, Meter
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Run:
                 *kind.handlers(averaging),
             ],
         )
+        check_sharding(self.accelerator)
         self.averager: Averager = kind(averaging, self.accelerator)
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
@@ -195,7 +197,7 @@ class Run:
         if optim.clip_norm is not None and self.step >= optim.clip_after:
             self.accelerator.unscale_gradients()
             norms = [
-                nn.utils.clip_grad_norm_(network.parameters(), optim.clip_norm)
+                whole(nn.utils.clip_grad_norm_(network.parameters(), optim.clip_norm))
                 for network in self.bare_method.parts().values()
             ]
             meter.add({"loss": metrics["loss"], "grad_norm": torch.stack(norms).square().sum().sqrt()}, self.step)
@@ -244,7 +246,7 @@ class Run:
         names = sorted(means)
         shared = self.accelerator.reduce(torch.stack([means[name] for name in names]), reduction="mean").tolist()
         entry: dict[str, Any] = {"step": self.step, **dict(zip(names, shared, strict=True))}
-        with self.averager.evaluating(self.method), torch.no_grad(), self.accelerator.autocast():
+        with self.averager.evaluating(self.method), gathered(self.method), torch.no_grad(), self.accelerator.autocast():
             tokens = self.bare_method.features(pixels[:32])
         measured = guard.measure(tokens) | self.averager.report()
         peak = self.peak * self.layout.world if self.peak else None
@@ -258,7 +260,8 @@ class Run:
     def _probe(self, probe: OnlineProbe, log: Log | None) -> None:
         """Score the features and keep the best model; every worker does the same, so that none waits for another."""
         with self.averager.evaluating(self.method):
-            score = probe.score(self.bare_method.model)
+            with gathered(self.method):
+                score = probe.score(self.bare_method.model)
             entry = {"step": self.step, f"probe_{probe.settings.label}": score}
             if log:
                 log.write(entry)
@@ -333,9 +336,9 @@ class Run:
 
     def write_model(self, name: str) -> None:
         """Write the model to a folder of the run."""
-        whole = self.accelerator.get_state_dict(self.method)
+        complete = self.accelerator.get_state_dict(self.method)
         if self.accelerator.is_main_process:
-            state = {key.removeprefix("model."): value for key, value in whole.items() if key.startswith("model.")}
+            state = {key.removeprefix("model."): value for key, value in complete.items() if key.startswith("model.")}
             publish.write_model(
                 self.bare_method.model,
                 self.out / name,

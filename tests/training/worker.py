@@ -12,8 +12,17 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.training.worker", "training.loop", "training.recipe", "jepa_hub.models.mae"])
 
 
-def train(tree: dict[str, Any], environ: dict[str, str] | None = None) -> None:
-    """Train the recipe `tree` to its end, with the source `patterns` known."""
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "Block",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}  # what `accelerate launch --use_fsdp --fsdp_version 2 ...` of docs/train.md tells its workers
+
+
+def prepared(tree: dict[str, Any], environ: dict[str, str] | None = None) -> Any:
+    """The run of the recipe `tree`, with the source `patterns` known."""
     os.environ |= {"JEPA_HUB_NO_PROGRESS": "1", "ACCELERATE_USE_CPU": "true", **(environ or {})}
     import torch
 
@@ -23,7 +32,47 @@ def train(tree: dict[str, Any], environ: dict[str, str] | None = None) -> None:
 
     torch.set_num_threads(1)
     registry.SOURCES["patterns"] = "tests.training.patterns:Patterns"
-    Run(check_settings(tree, "test")).train()
+    return Run(check_settings(tree, "test"))
+
+
+def train(tree: dict[str, Any], environ: dict[str, str] | None = None) -> None:
+    """Train the recipe `tree` to its end."""
+    _finish(prepared(tree, environ))
+
+
+def train_sharded(tree: dict[str, Any], environ: dict[str, str]) -> None:
+    """As `train`, with FSDP2; fails unless every weight is shared out."""
+    if environ["ACCELERATE_USE_CPU"] == "true":
+        _shard_on_cpu()
+    run = prepared(tree, {**environ, **FSDP2})
+    from torch.distributed.tensor import DTensor
+
+    weights = dict(run.bare_method.named_parameters())
+    whole = [name for name, weight in weights.items() if not isinstance(weight, DTensor)]
+    assert weights and not whole, whole
+    _finish(run)
+
+
+def _shard_on_cpu() -> None:
+    """Torch shares out weights over gloo as over NCCL; Accelerate asks for it on GPUs only."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    begin = AcceleratorState.__init__
+
+    def sharding(self: Any, *arguments: Any, fsdp_plugin: Any = None, **options: Any) -> None:
+        begin(self, *arguments, fsdp_plugin=fsdp_plugin, **options)
+        if fsdp_plugin is not None:
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+
+    AcceleratorState.__init__ = sharding  # type: ignore[method-assign]
+
+
+def _finish(run: Any) -> None:
+    import torch
+
+    run.train()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -59,6 +108,14 @@ def shared_environ(world: int) -> list[dict[str, str]]:
 def start_workers(tree: dict[str, Any], world: int) -> list[Any]:
     """Processes that train together over gloo."""
     return [start(tree, environ) for environ in shared_environ(world)]
+
+
+def start_sharded(tree: dict[str, Any], world: int, **changes: str) -> list[Any]:
+    """Processes that train together and share out the weights by FSDP2; `changes` of their environment."""
+    processes = [CONTEXT.Process(target=train_sharded, args=(tree, each | changes)) for each in shared_environ(world)]
+    for process in processes:
+        process.start()
+    return processes
 
 
 def finish(processes: list[Any], seconds: float = 120) -> None:
