@@ -172,7 +172,7 @@ def build_support(settings: Settings, source: Source, layout: Layout) -> Support
 
 def view_size(config: JEPAConfig) -> tuple[int, int]:
     """(height, width) of the views of a model."""
-    size = config.image_size
+    size = config.view_size
     if size is None:
         raise ValueError("training needs model.image_size")
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -38,7 +38,7 @@ accelerate launch training/train.py settings.yaml
 
 def processor_of(config: JEPAConfig) -> JEPAProcessor:
     """The preprocessing that matches what the model was trained on."""
-    size = config.image_size
+    size = config.view_size
     assert size is not None  # training needs it
     return JEPAProcessor(
         image_size=size if isinstance(size, int) else (size[0], size[1]),

@@ -181,6 +181,11 @@ class JEPAConfig(PreTrainedConfig):
         return frames, height // self.patch_size, width // self.patch_size
 
     @property
+    def view_size(self) -> int | list[int] | tuple[int, int] | None:
+        """Pixels of the pictures the model is for; `image_size`, unless a model works on something smaller."""
+        return self.image_size
+
+    @property
     def num_extra_tokens(self) -> int:
         """Tokens that the encoder carries beside those of the grid."""
         return 0

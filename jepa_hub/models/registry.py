@@ -13,6 +13,7 @@ MODELS: dict[str, str] = {
     "flexpredict": "jepa_hub.models.flexpredict:FlexPredictModel",
     "pit": "jepa_hub.models.pit:PiTModel",
     "iwm": "jepa_hub.models.iwm:IWMModel",
+    "dit": "jepa_hub.models.dit:DiTModel",
     "paws": "jepa_hub.models.paws:PAWSModel",
 }
 TYPE_PREFIX = "jepa_hub_"
