@@ -354,7 +354,7 @@ class Run:
 def compile_blocks(method: nn.Module) -> None:
     """Compile every transformer or residual block in place; lengths change with the masks, so shapes stay dynamic."""
     for module in method.modules():
-        if type(module).__name__ in ("Block", "BasicBlock", "Bottleneck", "WideBlock"):
+        if type(module).__name__ in ("Block", "ModulatedBlock", "BasicBlock", "Bottleneck", "WideBlock"):
             module.compile(fullgraph=True, dynamic=True)
 
 

@@ -53,7 +53,9 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
     draws = None
     masked: Any = {}
     if settings.method.name in whole_costs.METHODS:
-        draws, count = whole_costs.draws(settings, config), whole_costs.step_flops(settings, config)
+        count = whole_costs.step_flops(settings, config)
+        # no formula of memory knows the blocks of a diffusion transformer
+        draws = whole_costs.draws(settings, config) if settings.method.name != "diffusion" else None
     elif settings.masks is not None:
         sampler = build.build_masks(settings.masks, config)
         draws = masked = flops.mask_draws(sampler, batch_size=settings.data.batch_size, seed=settings.run.seed)

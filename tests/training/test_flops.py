@@ -71,23 +71,32 @@ def test_formulas_give_what_torch_counts(case: str, settings_of: Callable[..., S
     assert count.executed == count.training
 
 
-@pytest.mark.parametrize("train", ["all", "head"])
+WHOLE: dict[str, dict[str, Any]] = {
+    "all": {"method": {"name": "supervised", "label": "angle", "num_classes": 4}},
+    "head": {"method": {"name": "supervised", "label": "angle", "num_classes": 4, "train": "head"}},
+    "number": {"method": {"name": "supervised", "label": "phase"}},
+    "diffusion": {
+        "model__name": "dit",
+        "model__num_classes": 4,
+        "method": {"name": "diffusion", "label": "angle"},
+    },
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_supervised_formulas_give_what_torch_counts(
-    train: str, checkpointing: bool, settings_of: Callable[..., Settings]
+def test_formulas_of_whole_pictures_give_what_torch_counts(
+    case: str, checkpointing: bool, settings_of: Callable[..., Settings]
 ) -> None:
-    own = {"name": "supervised", "label": "angle", "num_classes": 4, "train": train}
-    settings = settings_of(model__name="pit", model__patch_size=4, masks=None, method=own)
-    settings = settings.model_copy(
-        update={"run": settings.run.model_copy(update={"activation_checkpointing": checkpointing})}
-    )
+    changes = {"model__name": "pit", "model__patch_size": 4, "masks": None, **WHOLE[case]}
+    settings = settings_of(run__activation_checkpointing=checkpointing, **changes)
     model = build.build_model(settings)
     method = build.build_method(settings, model).train()
     if checkpointing:
-        model.activation_checkpointing_enable()
-    batch = {"pixels": torch.randn(BATCH, 3, 1, 32, 32), "labels": {"angle": torch.tensor([0, 1, 2])}}
+        method.model.activation_checkpointing_enable()
+    labels = {"angle": torch.tensor([0, 1, 2]), "phase": torch.rand(3)}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        loss = method(batch)["loss"]
+        loss = method({"pixels": torch.randn(BATCH, 3, 1, 32, 32), "labels": labels})["loss"]
         forward = counter.get_total_flops() / BATCH
         loss.backward()
     count = whole_costs.step_flops(settings, model.config)

@@ -23,14 +23,16 @@ PAIRS = [
     *((name, "paws") for name in ("paws", "suncet", "finetune")),
     *(("supervised", family) for family in ("pit", "ijepa", "vjepa2")),
     ("predictor_finetune", "iwm"),
+    ("diffusion", "dit"),
 ]
 CLASSES = {"label": "kind", "num_classes": 3}
 NEEDED: dict[str, Any] = {  # settings without a default
     "finetune": CLASSES,
     "supervised": {**CLASSES, "mixup": 0.2, "cutmix": 1.0},
     "predictor_finetune": {"tasks": {"kind": 3}},
+    "diffusion": {"label": "kind"},
 }
-MODEL = {"suncet": {"prediction": False}}
+MODEL: dict[str, dict[str, Any]] = {"suncet": {"prediction": False}, "diffusion": {"num_classes": 3}}
 
 
 def masks_of(family: str, num_targets: int = 2) -> list[Masks]:

@@ -13,6 +13,7 @@ METHODS: dict[str, str] = {
     "finetune": "training.methods.finetune:FineTune",
     "predictor_finetune": "training.methods.predictor_finetune:PredictorFineTune",
     "supervised": "training.methods.supervised:Supervised",
+    "diffusion": "training.methods.diffusion:Diffusion",
     "suncet": "training.methods.suncet:SuNCEt",
 }
 
