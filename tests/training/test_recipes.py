@@ -1,4 +1,4 @@
-"""Every shipped recipe: it loads, builds, says what it costs, and reaches the published figures. 12 seconds."""
+"""Every shipped recipe: it loads, builds, says what it costs, and reaches the published figures. 15 seconds."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from training.optimizers import build_optimizer, schedule
 from training.plan import cost_lines, plan
 from training.recipe import RECIPES, RecipeError, find_recipe, load_recipe, recipe_names, to_yaml
 from training.schedules import linear_between
+from training.whole_costs import num_tokens
 
 NAMES = recipe_names()
 SIZE = r"tiny|small|vit[a-z]+\d+|resnet\d+|wide_resnet\d+w\d"
@@ -47,6 +48,8 @@ PUBLISHED: dict[str, tuple[float, float, int, int]] = {
     "flexpredict/vith16_in1k": (630.66, 22.28, 2048, 187500),
     "iwm/vitb16_in1k": (85.65, 32.98, 1024, 375300),
     "iwm/vitb16_shallow_in1k": (85.65, 22.33, 1024, 375300),
+    "pit/vitt1_mae_cifar100": (5.536, 3.794, 1024, 1600 * (50000 // 1024)),
+    "pit/vits1_mae_cifar100": (21.689, 3.831, 1024, 1600 * (50000 // 1024)),
     "iwm/vitl16_in1k": (303.10, 115.33, 1024, 375300),
 }
 
@@ -67,6 +70,21 @@ PICTURES: dict[str, tuple[float, int, int]] = {
         f"suncet/resnet50_simclr_{epochs}ep_in1k": (23.508, 4096, epochs * (1281167 // 4096))
         for epochs in (100, 200, 300, 500, 1000)
     },
+}
+
+# Recipes whose method sees every pixel: (parameters of the encoder in millions, tokens, global batch, steps). Counted
+# by hand: 12 D^2 + 13 D a block (18 D^2 + 15 D with adaLN-zero), learned positions, embeddings. Steps: see the headers.
+PIXELS: dict[str, tuple[float, int, int, int]] = {
+    "pit/vitt1_cifar100": (5.536, 1024, 1024, 2400 * (50000 // 1024)),
+    "pit/vits1_cifar100": (21.689, 1024, 1024, 2400 * (50000 // 1024)),
+    "pit/vitt1_finetune_cifar100": (5.536, 1024, 1024, 100 * (50000 // 1024)),
+    "pit/vits1_finetune_cifar100": (21.689, 1024, 1024, 100 * (50000 // 1024)),
+    "pit/vits1_28_in1k": (21.597, 784, 4096, 300 * (1281167 // 4096)),
+    "pit/vitb1_28_in1k": (85.660, 784, 4096, 300 * (1281167 // 4096)),
+    "pit/vits1_64_in1k": (22.869, 4096, 4096, 300 * (1281167 // 4096)),
+    "pit/vitl1_64_in1k": (306.509, 4096, 4096, 300 * (1281167 // 4096)),
+    "pit/vits1_flowers102": (21.689, 1024, 256, 9600),
+    "dit/vitl1_256_in1k": (458.848, 1024, 256, 400000),
 }
 
 _SAMPLERS: dict[tuple[str, Any], Any] = {}
@@ -111,7 +129,7 @@ def at(settings: Settings, step: int) -> dict[str, float]:
 
 
 def test_all_published_configurations_are_there() -> None:
-    assert sorted({*PUBLISHED, *PICTURES, *OWN}) == NAMES
+    assert sorted({*PUBLISHED, *PICTURES, *PIXELS, *OWN}) == NAMES
     assert {"ijepa/tiny_scenes", "ijepa/tiny_digits", "mae/small_scenes", "vjepa/small_moving_scenes"} <= set(OWN)
 
 
@@ -137,7 +155,7 @@ def test_a_recipe_opens_with_what_it_is(name: str) -> None:
     expect = next(line for line in lines if line.startswith("# Expect: "))
     if name in PUBLISHED and recipe(name).masks:
         assert "not run here" in expect
-        assert "masks.mode=faithful" in text or name.startswith("iwm/")  # of which there is no official code
+        assert "masks.mode=faithful" in text or name.startswith(("iwm/", "pit/"))  # of which there is no official code
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,6 +188,14 @@ def test_a_recipe_builds(name: str) -> None:
             count = sum(each.numel() for each in model.encoder.parameters()) / 1e6
             assert count == pytest.approx(trunk, abs=0.001) and settings.run.steps == steps
             assert settings.data.batch_size * processes(name) == batch
+            assert any("not run here" in line for line in header(name))
+        if name in PIXELS:
+            millions, tokens, batch, steps = PIXELS[name]
+            assert model.encoder is not None and settings.run.activation_checkpointing
+            count = sum(each.numel() for each in model.encoder.parameters()) / 1e6
+            assert count == pytest.approx(millions, abs=0.006) and settings.run.steps == steps
+            assert num_tokens(model.config) == tokens
+            assert settings.data.batch_size * settings.run.accumulation * processes(name) == batch
             assert any("not run here" in line for line in header(name))
         return
     for groups in build.build_masks(settings.masks, model.config).lengths:
