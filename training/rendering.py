@@ -77,19 +77,23 @@ def scores(each: Claim, results: Results) -> str:
     rows = ["| arm | " + " | ".join(each.metrics) + " | seeds |", "|---" * (len(each.metrics) + 2) + "|"]
     for arm in each.arms:
         runs = results.get(arm.name, {})
-        cells = [shown([entry["metrics"].get(metric) for entry in runs.values()]) for metric in each.metrics]
+        cells = [
+            shown([entry["metrics"].get(metric) for entry in runs.values()], each.decimals.get(metric, 1))
+            for metric in each.metrics
+        ]
         rows.append(f"| {arm.name}: {arm.what} | " + " | ".join(cells) + f" | {len(runs) or NOT_RUN} |")
     legend = "; ".join(f"{metric}: {what}" for metric, what in each.metrics.items())
     return "\n".join(rows) + f"\n\n{legend}. Means over seeds with 95 % t-intervals."
 
 
-def shown(values: list[Any]) -> str:
+def shown(values: list[Any], decimals: int = 1) -> str:
     """A mean with its interval, or that there is none: nothing was run, or the arm does not measure this."""
     known = [value for value in values if value is not None]
     if not known:
         return "-" if values else NOT_RUN
     summary = summarise(known)
-    return f"{summary.mean:.1f}" if summary.half_width is None else f"{summary.mean:.1f} ± {summary.half_width:.1f}"
+    mean = f"{summary.mean:.{decimals}f}"
+    return mean if summary.half_width is None else f"{mean} ± {summary.half_width:.{decimals}f}"
 
 
 def effects(each: Claim, results: Results) -> str:
@@ -99,18 +103,20 @@ def effects(each: Claim, results: Results) -> str:
         found = effect(results, comparison)
         kind = "" if comparison.decisive else " (reported only)"
         margin = f" > {comparison.margin:g}" if comparison.margin else ""
+        decimals = each.decimals.get(comparison.metric)
+        needed = power(each, results, found) if decimals is None else "-"  # two points of what is no per cent
         rows.append(
-            f"| {comparison.better} - {comparison.worse}{margin} | {comparison.metric} | {interval(found)} | "
-            f"{found.pairs} | {power(each, results, found)} | {found.verdict}{kind} |"
+            f"| {comparison.better} - {comparison.worse}{margin} | {comparison.metric} | "
+            f"{interval(found, decimals or 1)} | {found.pairs} | {needed} | {found.verdict}{kind} |"
         )
     return "\n".join(rows)
 
 
-def interval(found: Effect) -> str:
+def interval(found: Effect, decimals: int = 1) -> str:
     """Mean and interval of a paired difference."""
     if found.mean is None or found.half_width is None:
         return NOT_RUN
-    return f"{found.mean:+.1f} ± {found.half_width:.1f}"
+    return f"{found.mean:+.{decimals}f} ± {found.half_width:.{decimals}f}"
 
 
 def power(each: Claim, results: Results, found: Effect) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
@@ -144,3 +145,11 @@ def test_the_shipped_claims_are_complete() -> None:
         assert claim.name == module and len(arms) == len(claim.arms) and claim.core_seeds >= 5
         for comparison in claim.comparisons:
             assert {comparison.better, comparison.worse} <= arms and comparison.metric in claim.metrics
+
+
+def test_metrics_that_are_no_per_cent_have_their_decimals_and_no_power_for_two_points() -> None:
+    each = dataclasses.replace(one_claim.CLAIM, decimals={"score": 3})
+    results = results_of([0.50, 0.51], [0.25, 0.26])
+    text = rendering.section(each, results, None)
+    assert "| good: sixty | 0.505 ± 0.064 | 2 |" in text  # t(1) = 12.706 times 0.01 / 2
+    assert "| good - bad | score | +0.250 ± 0.000 | 2 | - | holds |" in text

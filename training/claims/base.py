@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Claim:
         needed: how many decisive comparisons must hold, 0 for all.
         picture: draws the results into a PNG file; None takes one panel per metric, one dot per seed.
         remark: a sentence that is computed from the results.
+        decimals: of metrics that are no per cent; one by default, and a power estimate for two points.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Claim:
     needed: int = 0
     picture: Callable[[Results, Path], None] | None = None
     remark: Callable[[Results], str] | None = None
+    decimals: Mapping[str, int] = field(default_factory=dict)
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
