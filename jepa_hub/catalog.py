@@ -389,6 +389,42 @@ _PAWS = (
     _paws("10", 300, 75.5, tuned=True),
 )
 
+
+# Llip -----------------------------------------------------------------------------------------------------------------
+_CLIP_PIXELS = Preprocessing(
+    image_size=224,
+    resize=224,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    interpolation="bicubic",
+)
+
+
+def _llip(size: str, file: str, tokens: int, side: int, parameters: int, value: float) -> Checkpoint:
+    protocol = "mean of the zero-shot sets of the authors' evaluation"
+    return Checkpoint(
+        f"llip-{size}-k{tokens}",
+        family="llip",
+        source=f"https://dl.fbaipublicfiles.com/llip/{file}",
+        layout="official",
+        licence="cc-by-nc-4.0",
+        licence_source="LICENSE of github.com/facebookresearch/Llip",
+        paper="2405.00740",
+        networks=("encoder",),
+        preprocessing=_CLIP_PIXELS,
+        grid_size=(1, side, side),
+        config={"mixing_temperature": 5.0, "num_mixing_heads": 8},
+        parameters=parameters,
+        scores=(Score("zero-shot", "mean accuracy, %", value, protocol, "README of github.com/facebookresearch/Llip"),),
+        note="Pictures and texts: encode_image, encode_text, logits; jepa_hub.zero_shot classifies and retrieves.",
+    )
+
+
+_LLIP = (
+    _llip("vitb16", "llip_b16_k32.pt", 32, 14, 85_847_040, 69.6),
+    _llip("vitgigantic14", "llip_G14_k64.pt", 64, 16, 1_842_987_008, 79.3),
+)
+
 # Shipped with this package: small, trained here, for demonstrations and tests -----------------------------------------
 _OURS: dict[str, Any] = {
     "layout": "jepa_hub",
@@ -455,7 +491,7 @@ _SHIPPED = (
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {
-    row.name: row for row in (*_SHIPPED, *_IJEPA, *_VJEPA, *_VJEPA2_ROWS, *_PAWS, *_UNSUPPORTED)
+    row.name: row for row in (*_SHIPPED, *_IJEPA, *_VJEPA, *_VJEPA2_ROWS, *_PAWS, *_LLIP, *_UNSUPPORTED)
 }
 _BY_SOURCE = {row.source: row for row in CHECKPOINTS.values()}
 # File names of official downloads, where one name means one row: the probes of V-JEPA share theirs.

@@ -16,7 +16,7 @@ from typing import Any
 from jepa_hub.catalog import CHECKPOINTS, COMMERCIAL_LICENCES, Checkpoint, Preprocessing
 
 NETWORKS = ("encoder", "predictor", "target_encoder")
-HEADS = ("projection", "prediction", "classifier")  # of PAWS models
+HEADS = ("projection", "prediction", "classifier", "text", "mixing")  # of PAWS and Llip models
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 # The name of a setting in our config.json, and in those of transformers' ijepa and vjepa2.
 _SETTINGS = {

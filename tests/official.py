@@ -101,6 +101,12 @@ def tiny_config(family: str, **settings: Any) -> Any:
     if family == "paws":
         sizes: dict[str, Any] = {"block": "basic", "stem": "small", "depths": [1, 1, 1], "base_width": 12}
         return config_class(**{**sizes, "projection_size": 32, "image_size": 32, **settings})
+    if family == "llip":
+        defaults = {name: value for name, value in defaults.items() if not name.startswith("predictor_")}
+        defaults |= {"embed_size": 16, "num_mixture_tokens": 3, "num_mixing_heads": 2, "mixing_temperature": 1.0}
+        defaults |= {"text_hidden_size": 24, "text_num_hidden_layers": 1, "text_num_attention_heads": 2}
+        defaults |= {"vocab_size": 40, "context_length": 9, "end_token_id": 3, "tokenizer": None}
+        return config_class(**{**defaults, **settings})
     if config_class().tubelet_size > 1:
         defaults["num_frames"] = 8
     return config_class(**{**defaults, **settings})

@@ -17,6 +17,7 @@ from jepa_hub.catalog import (
     nearest,
 )
 from jepa_hub.models.base import JEPAModel
+from jepa_hub.models.llip import LlipConfig, LlipModel
 from jepa_hub.models.paws import PAWSConfig, PAWSModel
 from jepa_hub.processing import JEPAProcessor
 from tests.hub_server import ROOT, run_python
@@ -24,7 +25,8 @@ from tests.hub_server import ROOT, run_python
 ROWS = list(CHECKPOINTS.values())
 SHIPPED = [row for row in ROWS if row.source.startswith("package:")]
 PUBLISHED = [row for row in ROWS if row not in SHIPPED]
-MODELS = [row for row in PUBLISHED if row.kind == "model" and row.unsupported is None and row.family != "paws"]
+OTHERS = ("paws", "llip")  # whose encoders are no plain ViT
+MODELS = [row for row in PUBLISHED if row.kind == "model" and row.unsupported is None and row.family not in OTHERS]
 PROBES = [row for row in ROWS if row.kind == "probe"]
 
 
@@ -48,6 +50,7 @@ def test_what_is_published_is_listed() -> None:
     assert count("vjepa", "probe", "official") == 15
     assert count("vjepa2", "model", "official") == 4
     assert count("paws", "model", "official") == 8
+    assert count("llip", "model", "official") == 2
     assert count("vjepa2", "model", "transformers") == 4
     assert count("vjepa2", "probe", "transformers") == 4
     assert count("vjepa2", "probe", "official") == 4  # the two EK100 probes are listed as unsupported
@@ -63,7 +66,8 @@ def test_row(row: Checkpoint) -> None:
     assert row.licence in COMMERCIAL_LICENCES | {"cc-by-nc-4.0"} and row.licence_source
     assert re.fullmatch(r"\d{4}\.\d{5}", row.paper)
     assert set(row.networks) <= set(ALL_NETWORKS)
-    assert row.preprocessing.resize == int(row.preprocessing.image_size * 256 / 224)
+    side = row.preprocessing.image_size
+    assert row.preprocessing.resize == (side if row.family == "llip" else int(side * 256 / 224))
     assert row.sha256 is None  # a hash appears only with a file that was read
     for score in row.scores:
         assert 0 < score.value < 100 and score.protocol and score.source.startswith("README of ")
@@ -99,6 +103,17 @@ def test_paws_rows(row: Checkpoint) -> None:
     assert row.parameters == sum(each.numel() for each in encoder.parameters())
     assert row.grid_size == (1, 7, 7) and row.networks == ("encoder",) and row.licence == "mit"
     assert row.scores and ("fine-tuned" in row.scores[0].protocol) == row.name.endswith("finetuned")
+
+
+@pytest.mark.parametrize("row", [row for row in PUBLISHED if row.family == "llip"], ids=lambda row: row.name)
+def test_llip_rows(row: Checkpoint) -> None:
+    size = {"vitb16": "vit_base_patch16", "vitgigantic14": "vit_gigantic_patch14"}[row.name.split("-")[1]]
+    config = LlipConfig.of_size(size, num_mixture_tokens=int(row.name.split("-k")[1]))
+    with torch.device("meta"):
+        encoder = LlipModel(config).encoder
+    assert row.parameters == sum(each.numel() for each in encoder.parameters())
+    assert row.grid_size == config.base_grid and row.licence == "cc-by-nc-4.0"
+    assert row.config["mixing_temperature"] == config.mixing_temperature == 5.0
 
 
 def test_licences() -> None:

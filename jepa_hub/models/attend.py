@@ -39,7 +39,8 @@ class ConfiguredAttention:
             mask = mask[None, None]  # [1, 1, Q, K]
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(name, _eager)
         # Without is_causal=False transformers' kernels would mask the future.
-        out, _ = kernel(module, query, key, value, mask, scaling=query.shape[-1] ** -0.5, is_causal=False)
+        causal = getattr(module, "causal", False)
+        out, _ = kernel(module, query, key, value, mask, scaling=query.shape[-1] ** -0.5, is_causal=causal)
         return out.transpose(1, 2)  # [B, N, heads, head_dim] -> [B, heads, N, head_dim]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConfiguredAttention:
@@ -47,11 +48,13 @@ class ConfiguredAttention:
 
 
 def _eager(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, **_: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Plain softmax attention, in transformers' calling convention."""
     scores = query @ key.transpose(-1, -2) * scaling  # [B, heads, Q, K]
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
+    if options.get("is_causal"):
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights

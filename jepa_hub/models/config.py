@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from packaging.version import Version
 from transformers import PreTrainedConfig
 
-from jepa_hub.nn.block import BlockSpec
+from jepa_hub.nn.block import HIDDEN_ACTS, BlockSpec
 from jepa_hub.nn.positions import Grid
 from jepa_hub.version import __version__
 
@@ -57,7 +57,7 @@ class JEPAConfig(PreTrainedConfig):
     Args:
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: of both encoders; `intermediate_size`
             defaults to 4 x `hidden_size`.
-        hidden_act: "gelu" (exact) or "swiglu".
+        hidden_act: "gelu" (exact), "quick_gelu" (CLIP's) or "swiglu".
         patch_size, tubelet_size: pixels and frames per token.
         image_size: pixels the weights were trained on, one number or [height, width]; None where the file cannot tell.
         num_frames: clip length the weights were trained on; None where the file cannot tell.
@@ -234,7 +234,7 @@ class JEPAConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         choices = {
-            "hidden_act": ("gelu", "swiglu"),
+            "hidden_act": HIDDEN_ACTS,
             "position_type": POSITION_TYPES,
             "position_axes": POSITION_AXES,
             "position_resize": POSITION_RESIZE,

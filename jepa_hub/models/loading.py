@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from jepa_hub import hub
-from jepa_hub.convert import meta, resnets, transformers_format
+from jepa_hub.convert import llip, meta, resnets, transformers_format
 from jepa_hub.convert.meta import Converted
 from jepa_hub.models import registry
 from jepa_hub.models.config import NETWORKS, JEPAConfig
@@ -160,7 +160,7 @@ def _convert(
     """An official checkpoint, with what its catalog row adds."""
     known = dict(location.row.config) if location.row else {}
     try:
-        reader = resnets if resnets.recognises(checkpoint) else meta
+        reader = next((each for each in (resnets, llip) if each.recognises(checkpoint)), meta)
         return reader.read(checkpoint, family, {**known, **settings})
     except ValueError as error:
         raise ValueError(f"{location.name}: {error}") from error

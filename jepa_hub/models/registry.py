@@ -15,6 +15,7 @@ MODELS: dict[str, str] = {
     "iwm": "jepa_hub.models.iwm:IWMModel",
     "dit": "jepa_hub.models.dit:DiTModel",
     "paws": "jepa_hub.models.paws:PAWSModel",
+    "llip": "jepa_hub.models.llip:LlipModel",
 }
 TYPE_PREFIX = "jepa_hub_"
 

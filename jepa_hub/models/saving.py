@@ -12,10 +12,11 @@ from huggingface_hub import HfApi
 
 from jepa_hub import catalog, hub
 from jepa_hub.card import card
-from jepa_hub.convert import meta, resnets, transformers_format
+from jepa_hub.convert import llip, meta, resnets, transformers_format
 from jepa_hub.processing import JEPAProcessor
 
 MAX_SHARD_SIZE = "5GB"
+_BESIDE = ("*preprocessor_config.json", "tokenizer*.json", "README.md")  # weights and configuration
 PUSH_ARGUMENTS = {
     "commit_message",
     "commit_description",
@@ -133,7 +134,7 @@ def _upload(
         commit_description=commit_description,
         revision=revision,
         create_pr=create_pr,
-        allow_patterns=["config.json", "*preprocessor_config.json", "model*.safetensors*", "README.md"],
+        allow_patterns=[*_BESIDE, "config.json", "model*.safetensors*"],
         ignore_patterns=["README.md"] if keep_card else None,
         delete_patterns=["model*.safetensors", "model.safetensors.index.json"],  # shards of an earlier push
     )
@@ -159,8 +160,11 @@ def save_official(model: Any, path: str | os.PathLike[str]) -> None:
     if target.is_dir():
         raise ValueError(f"{path} is a folder; the official layout is one file, e.g. model.pth.tar")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    residual = model.config.model_type == f"jepa_hub_{resnets.FAMILY}"
-    parts = resnets.write(tensors) if residual else meta.write(model.config, tensors)
+    family = model.config.model_type.removeprefix("jepa_hub_")
+    if family == resnets.FAMILY:
+        parts = resnets.write(tensors)
+    else:
+        parts = (llip if family == llip.FAMILY else meta).write(model.config, tensors)
     unfinished = target.with_name(f"{target.name}.unfinished-{os.getpid()}")
     try:
         torch.save({**parts, "epoch": 0}, unfinished)

@@ -26,6 +26,8 @@ def sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Ten
 
     On a CPU, without gradients and over many tokens, head by head with oneDNN's products (1.5 x as fast on AMD).
     """
+    if getattr(module, "causal", False):
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
     long = key.shape[-2] >= LEAST_KEYS <= query.shape[-2]
     if long and mask is None and not torch.is_grad_enabled() and usable(query, key, value):
         return _by_heads(query, key, value)
@@ -63,13 +65,16 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over [B, N, D]; queries, keys and values are one matrix product."""
+    """Multi-head self-attention over [B, N, D]; queries, keys and values are one matrix product.
 
-    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True) -> None:
+    With `causal`, a token attends to itself and to those before it.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, causal: bool = False) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"the width ({dim}) must be divisible by the number of heads ({num_heads})")
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim)
         self.attend: Attend = sdpa

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_hub.nn.attention import Attention
 from jepa_hub.nn.linear import Linear
 from jepa_hub.nn.positions import Rotary
+
+HIDDEN_ACTS = ("gelu", "quick_gelu", "swiglu")
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,11 @@ class BlockSpec:
     hidden_act: str = "gelu"
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
+    causal: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in ("gelu", "swiglu"):
-            raise ValueError(f"hidden_act is 'gelu' or 'swiglu', not {self.hidden_act!r}")
+        if self.hidden_act not in HIDDEN_ACTS:
+            raise ValueError(f"hidden_act is one of {', '.join(HIDDEN_ACTS)}, not {self.hidden_act!r}")
 
     @property
     def head_dim(self) -> int:
@@ -46,15 +50,17 @@ def swiglu_hidden(dim: int, mlp_ratio: float, *, wide: bool) -> int:
 
 
 class Mlp(nn.Module):
-    """Linear, exact (erf) GELU, linear over [..., D]."""
+    """Linear, exact (erf) GELU, linear over [..., D]; `quick` takes CLIP's approximation of the GELU."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, *, quick: bool = False) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim)
+        self.quick = quick
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        hidden = self.fc1(x)
+        return self.fc2(hidden * torch.sigmoid(1.702 * hidden) if self.quick else F.gelu(hidden))
 
     @property
     def output(self) -> nn.Linear:
@@ -91,10 +97,13 @@ class Block(nn.Module):
         super().__init__()
         self.index = index
         self.norm1 = nn.LayerNorm(spec.dim, eps=spec.layer_norm_eps)
-        self.attn = Attention(spec.dim, spec.num_heads, qkv_bias=spec.qkv_bias)
+        self.attn = Attention(spec.dim, spec.num_heads, qkv_bias=spec.qkv_bias, causal=spec.causal)
         self.norm2 = nn.LayerNorm(spec.dim, eps=spec.layer_norm_eps)
-        mlp_class = SwiGLU if spec.hidden_act == "swiglu" else Mlp
-        self.mlp = mlp_class(spec.dim, spec.mlp_hidden)
+        self.mlp: Mlp | SwiGLU
+        if spec.hidden_act == "swiglu":
+            self.mlp = SwiGLU(spec.dim, spec.mlp_hidden)
+        else:
+            self.mlp = Mlp(spec.dim, spec.mlp_hidden, quick=spec.hidden_act == "quick_gelu")
 
     def forward(
         self, x: Tensor, rotary: Rotary | None = None, last: int | None = None, mask: Tensor | None = None

@@ -14,10 +14,12 @@ class PatchEmbed(nn.Module):
     A still image (one frame) given to a model with a longer tubelet is repeated to fill one tubelet, as upstream does.
     """
 
-    def __init__(self, dim: int, *, patch_size: int, tubelet_size: int = 1, num_channels: int = 3) -> None:
+    def __init__(
+        self, dim: int, *, patch_size: int, tubelet_size: int = 1, num_channels: int = 3, bias: bool = True
+    ) -> None:
         super().__init__()
         self.patch_size, self.tubelet_size, self.num_channels = patch_size, tubelet_size, num_channels
-        self.proj = Linear(num_channels * tubelet_size * patch_size**2, dim)
+        self.proj = Linear(num_channels * tubelet_size * patch_size**2, dim, bias=bias)
 
     def grid(self, pixels: Tensor) -> Grid:
         """Tokens (T, H, W) of pixels [B, C, F, H, W].
