@@ -167,6 +167,20 @@ class SupportSettings(Section):
         return self
 
 
+class CaptionSettings(Section):
+    """Texts that come with every sample.
+
+    Attributes:
+        per_sample: drawn for each sample and step, different ones while there are enough.
+        kind: stored (those of the source) or scene (phrases made from the scene graph of a drawn scene).
+        positions: whether scene phrases may tell places and relations.
+    """
+
+    per_sample: PositiveInt = 1
+    kind: Literal["stored", "scene"] = "stored"
+    positions: bool = True
+
+
 class DataSettings(Section):
     """Where samples come from and how they are batched.
 
@@ -177,6 +191,7 @@ class DataSettings(Section):
         num_views: large views of each sample.
         small_views: further views of each sample, or null.
         support: labelled samples beside the batch, or null.
+        captions: texts of each sample, or null.
         batch_size: samples per device and forward pass.
         workers: processes that read and crop, per device; 0 reads in the training process.
         prefetch: batches that each worker keeps ready.
@@ -189,6 +204,7 @@ class DataSettings(Section):
     num_views: PositiveInt = 1
     small_views: SmallViewSettings | None = None
     support: SupportSettings | None = None
+    captions: CaptionSettings | None = None
     batch_size: PositiveInt
     workers: int = Field(default=0, ge=0)
     prefetch: PositiveInt = 2

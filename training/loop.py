@@ -227,6 +227,9 @@ class Run:
         if "other_crops" in batch:
             others = [seen(crops, batch["index"], view) for view, crops in enumerate(batch["other_crops"], start=1)]
             moved["views"] = [moved["pixels"], *others]
+        if "captions" in batch:
+            moved["captions"] = batch["captions"]
+            moved |= {name: batch[name].to(device, non_blocking=True) for name in ("caption_ids", "known_ids")}
         if "support" in batch:
             support = batch["support"]
             labelled = [

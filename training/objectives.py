@@ -1,7 +1,7 @@
 """Objectives: formulas of tensors. They know no model, no batch and no number of workers.
 
 Legend: B samples, M targets of a sample, T tokens of a target, D channels, P pixel values of a patch; K classes, S
-supports, R rows (views of samples), E channels of an embedding.
+supports, R rows (views of samples), E channels of an embedding; B pictures and T texts of pairs.
 """
 
 from __future__ import annotations
@@ -184,6 +184,63 @@ def suncet(
         )
     probabilities = logits.softmax(dim=-1) @ key_labels.to(logits.dtype)  # [Q, K]
     return -torch.special.xlogy(labels.to(logits.dtype), probabilities).sum(dim=-1).mean()
+
+
+def sigmoid_pairs(logits: Tensor, positive: Tensor, ignored: Tensor | None = None) -> Tensor:
+    """Sum over pairs of -log sigmoid(logit) where a picture and a text belong together, else -log sigmoid(-logit); 0-d.
+
+    Divide it by the number of texts: SigLIP and Llip divide by the batch, not by the number of pairs.
+
+    Args:
+        logits: [B, T], picture by text.
+        positive: bool [B, T], which belong together.
+        ignored: bool [B, T], pairs that do not count; positives count always.
+
+    Source: arXiv:2303.15343, sec. 3.2; arXiv:2405.00740, eq. 4.
+    """
+    _check_pairs(logits, positive, ignored)
+    signed = torch.where(positive, logits, -logits)
+    terms = -F.logsigmoid(signed if signed.dtype == torch.float64 else signed.float())
+    return (terms if ignored is None else terms.masked_fill(ignored & ~positive, 0.0)).sum()
+
+
+def softmax_pairs(
+    logits: Tensor, positive: Tensor, ignored: Tensor | None = None, totals: Tensor | None = None
+) -> Tensor:
+    """Mean over rows of -log softmax(logit) of their positives, averaged over a row's positives; 0-d.
+
+    CLIP's objective is the mean of it over the rows and over the columns (the transposed arguments).
+
+    Args:
+        logits: [B, T].
+        positive: bool [B, T]; every row has one.
+        ignored: bool [B, T], pairs that do not count; positives count always.
+        totals: logsumexp [B] of whole rows, where `logits` are a part of them.
+
+    Source: arXiv:2103.00020, fig. 3.
+    """
+    _check_pairs(logits, positive, ignored)
+    if not positive.any(dim=-1).all():
+        raise ValueError("every row needs a positive")
+    whole = logits if logits.dtype == torch.float64 else logits.float()
+    if totals is None:
+        totals = log_totals(whole, positive, ignored)
+    mean = (whole * positive).sum(dim=-1) / positive.sum(dim=-1)  # [B]
+    return (totals - mean).mean()
+
+
+def log_totals(logits: Tensor, positive: Tensor, ignored: Tensor | None = None) -> Tensor:
+    """Logsumexp of the rows [B] of logits [B, T], without pairs that do not count."""
+    if ignored is not None:
+        # not infinite: of a row of which nothing counts, neither the total nor its gradient may be NaN
+        logits = logits.masked_fill(ignored & ~positive, torch.finfo(logits.dtype).min / 2)
+    return logits.logsumexp(dim=-1)
+
+
+def _check_pairs(logits: Tensor, positive: Tensor, ignored: Tensor | None) -> None:
+    shapes = {tuple(each.shape) for each in (logits, positive, ignored) if each is not None}
+    if len(shapes) > 1 or logits.ndim != 2:
+        raise ValueError(f"logits, positive and ignored must be one [B, T], got {sorted(shapes)}")
 
 
 def _similarities(queries: Tensor, keys: Tensor, temperature: float, offset: int) -> Tensor:

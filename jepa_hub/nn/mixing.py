@@ -140,13 +140,13 @@ class Mixing(nn.Module):
 
         Args:
             keys, values: [B, K, E].
-            queries: [T, E].
+            queries: [T, E], or [B, T, E] where every picture is asked by texts of its own.
             temperature: another one than the model's.
         """
         if self.output is None:
-            return self.alone(values)[:, None].expand(-1, queries.shape[0], -1)  # [B, T, E]
+            return self.alone(values)[:, None].expand(-1, queries.shape[-2], -1)  # [B, T, E]
         key, value = (each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for each in (keys, values))
-        query = queries.unflatten(-1, (self.num_heads, -1)).transpose(0, 1)  # [H, T, E/H]
+        query = queries.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)  # [(B,) H, T, E/H]
         query = query.expand(keys.shape[0], -1, -1, -1)  # [B, H, T, E/H]
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1 / self.temperature_or(temperature))
         return unit(self.output(mixed.transpose(1, 2).flatten(2)))  # [B, T, E]

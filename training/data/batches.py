@@ -19,13 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from jepa_hub.masking.draws import MaskSampler, keyed, keyed_pick
 from training.config import DataSettings, ViewSettings
+from training.data.captions import draw_captions
 from training.data.source import Sample, SampleError, Source
 from training.data.support import SUPPORT_VIEW, Support
 from training.data.views import CROP, crops, draw_key
 
 logger = logging.getLogger(__name__)
 
-REPLACEMENT, READ = 104, 105  # purposes of keys, so that no two draws of a run share one
+REPLACEMENT, READ, CAPTION = 104, 105, 107  # purposes of keys, so that no two draws of a run share one
 _ATTEMPTS = 10
 
 
@@ -57,7 +58,8 @@ class Layout:
 class BatchReader(Dataset[dict[str, Any]]):
     """Pass `number` (counted over the whole run) as one item: index, crops, masks and labels of this rank's samples.
 
-    With several views, "other_crops" lists them, large ones first; with a support, "support" holds its samples.
+    With several views, "other_crops" lists them, large ones first; with a support, "support" holds its samples; with
+    captions, "captions" lists those drawn, sample by sample, and "caption_ids" and "known_ids" tell which are true.
 
     Args:
         source: of samples.
@@ -124,6 +126,8 @@ class BatchReader(Dataset[dict[str, Any]]):
             batch["other_crops"] = others
         if self.support is not None and step < self.support.until_step:
             batch["support"] = self._support(self.support, number, step, bad)
+        if self.settings.captions is not None:
+            batch |= draw_captions(samples, self.settings.captions, keyed(self.seed, step, batch["index"], CAPTION))
         if self.sampler is not None:
             batch["masks"] = self.sampler(indices, seed=self.seed, step=step)
         return batch

@@ -15,6 +15,7 @@ SOURCES: dict[str, str] = {
     "scenes": "training.data.scenes:Scenes",
     "moving_scenes": "training.data.moving_scenes:MovingScenes",
     "worlds": "training.data.worlds:Worlds",
+    "quadrants": "training.data.quadrants:Quadrants",
     "sliding_scenes": "training.data.sliding_scenes:SlidingScenes",
 }
 

@@ -169,9 +169,9 @@ def captions(scene: list[dict[str, Any]], key: Tensor, most_relations: int = 4) 
         nearest = min(scene, key=lambda each: each["depth"])
         sentences.append(f"The object nearest to the camera is {describe(nearest)}.")
         sentences.append(_count_of(shuffled[0], scene, "shape" if order[1, -1] < 0.5 else "colour"))
-        relations = _relations(scene)
-        chosen = order[1, : len(relations)].argsort()[:most_relations]
-        sentences += [relations[i] for i in chosen]
+        told = relations(scene)
+        chosen = order[1, : len(told)].argsort()[:most_relations]
+        sentences += [told[i] for i in chosen]
     return tuple(sentence[0].upper() + sentence[1:] for sentence in sentences)
 
 
@@ -181,7 +181,7 @@ def _count_of(thing: dict[str, Any], scene: list[dict[str, Any]], factor: str) -
     return f"there {'is' if count == 1 else 'are'} {plural(count, noun)}."
 
 
-def _relations(scene: list[dict[str, Any]]) -> list[str]:
+def relations(scene: list[dict[str, Any]]) -> list[str]:
     """One sentence per pair and order that is clearly true; none about two objects that are called the same."""
     found = []
     for one, other in permutations(scene, 2):

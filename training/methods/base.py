@@ -49,7 +49,8 @@ class Method(nn.Module):
             batch: "pixels" [B, 3, F, H, W] normalised, "masks" a list of Masks (one per group), "labels" by name;
                 "views" a list of all views of the samples, "pixels" first, where the recipe asks for several; "support"
                 with "pixels" [V*S, 3, F, H, W] (view by view), "labels" [S] in 0 .. "num_classes" - 1, "classes" [C]
-                and the name of the "label", where the recipe has a support.
+                and the name of the "label", where the recipe has a support; "captions" a list of n*B texts (sample by
+                sample), "caption_ids" [n*B] and "known_ids" [B, F] (0 pads), where the recipe has captions.
         """
         raise NotImplementedError
 

@@ -15,6 +15,7 @@ METHODS: dict[str, str] = {
     "supervised": "training.methods.supervised:Supervised",
     "diffusion": "training.methods.diffusion:Diffusion",
     "suncet": "training.methods.suncet:SuNCEt",
+    "llip": "training.methods.llip:Llip",
 }
 
 

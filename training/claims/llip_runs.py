@@ -1,0 +1,147 @@
+"""What the claim llip runs: train on quadrants, ask for every thing in every quarter, draw the sweep of sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.claims.arms import recipe_settings, train
+from training.claims.base import Arm, Results
+
+RECIPE = "llip/tiny_quadrants"
+NUM_IMAGES = 2000  # of a test; the standard error of an accuracy over its 8,000 answers is half a point
+SWEEP = {16: "", 64: "_64", 128: "_128"}  # embed_size -> ending of the arms' names
+SINGLE = ("model.mixing=first", "model.num_mixture_tokens=1")
+
+
+def arm(name: str, what: str, *overrides: str, seeds: int | None = None, positions: bool = True) -> Arm:
+    """An arm that trains the recipe with overrides and is measured on the test split."""
+    given = [*overrides, f"data.source.positions={str(positions).lower()}"]
+
+    def run(seed: int, work: Path) -> dict[str, float]:
+        model = train(RECIPE, seed, work, [*given, f"data.source.seed={seed}"])
+        found = measured(model, seed, "test") if positions else anywhere(model, seed, "test")
+        return found | {"parameters": sum(each.numel() for each in model.parameters()) / 1000}
+
+    return Arm(name, what, run, seeds=seeds)
+
+
+def _pictures(model: Any, seed: int, split: str) -> tuple[Any, Tensor]:
+    """Parts of the pictures of a split, and what is in their quarters, int64 [N, 4]."""
+    from jepa_hub.models.llip import ImageParts
+    from training.data.quadrants import Quadrants
+    from training.data.views import DeviceViews
+
+    settings = recipe_settings(RECIPE, seed, Path("unused"))
+    source = Quadrants(Quadrants.Settings(num_samples=NUM_IMAGES, seed=seed, split=split))
+    samples = [source.read(index, 0) for index in range(NUM_IMAGES)]
+    views = DeviceViews(settings.data.views, seed)
+    pixels = views(torch.stack([each.pixels for each in samples])[:, :, None], torch.arange(NUM_IMAGES), 0)
+    parts = [model.encode_image(each) for each in pixels.split(250)]
+    things = torch.tensor([each.details["things"] for each in samples])
+    return ImageParts(*(torch.cat(each) for each in zip(*parts, strict=True))), things
+
+
+def measured(model: Any, seed: int, split: str) -> dict[str, float]:
+    """Scores of a model on captions with positions, per cent.
+
+    "zero_shot": which of 48 things is in a quarter; "colour" and "shape": of that answer; "shuffled": the same with
+    pictures and truths of different samples; "text_recall": the best of all 192 captions is true; "image_recall": the
+    best picture for a caption shows it. Also the effective rank of the text-free vectors, and the entropy of the
+    mixing weights in per cent of that of equal ones.
+    """
+    from training.data.quadrants import PLACES, SHAPES, THINGS
+    from training.objectives import rank_me
+
+    image, things = _pictures(model, seed, split)
+    text = model.encode_text([f"{place}: {thing}" for place in PLACES for thing in THINGS])  # 4 x 48
+    cosines = model.cosines(image, text)  # [N, 192]
+    answers = cosines.unflatten(1, (len(PLACES), len(THINGS))).argmax(dim=-1)  # [N, 4]
+    truth = torch.zeros_like(cosines, dtype=torch.bool)
+    truth.unflatten(1, (len(PLACES), len(THINGS))).scatter_(2, things[..., None], value=True)
+    pooled = image.pooled - image.pooled.mean(dim=0)
+    found = {
+        "zero_shot": share(answers == things),
+        "colour": share(answers // len(SHAPES) == things // len(SHAPES)),
+        "shape": share(answers % len(SHAPES) == things % len(SHAPES)),
+        "shuffled": share(answers.roll(1, 0) == things),
+        **recalls(cosines, truth),
+        "rank": float(rank_me(pooled)),
+    }
+    if model.mixes_by_text:
+        weights = model.mix(type(image)(*(each[:100] for each in image)), text).weights  # [100, 192, H, K]
+        entropy = -torch.special.xlogy(weights, weights).sum(-1).mean()
+        found["entropy"] = 100 * float(entropy) / math.log(weights.shape[-1])
+    return found
+
+
+def anywhere(model: Any, seed: int, split: str) -> dict[str, float]:
+    """Scores of a model on captions without positions ("there is a red circle"), per cent; see `measured`."""
+    from training.data.quadrants import THINGS
+
+    image, things = _pictures(model, seed, split)
+    cosines = model.cosines(image, model.encode_text([f"there is a {thing}" for thing in THINGS]))  # [N, 48]
+    truth = torch.zeros_like(cosines, dtype=torch.bool).scatter_(1, things, value=True)
+    return {f"{name}_anywhere": value for name, value in recalls(cosines, truth).items()}
+
+
+def recalls(cosines: Tensor, truth: Tensor) -> dict[str, float]:
+    """How often the best text is true of a picture, and the best picture shows what a text says; per cent."""
+    best_text, best_image = cosines.argmax(dim=1), cosines.argmax(dim=0)
+    by_text = truth[best_image, torch.arange(truth.shape[1])]
+    return {
+        "text_recall": share(truth[torch.arange(len(truth)), best_text]),
+        "image_recall": share(by_text),
+    }
+
+
+def share(right: Tensor) -> float:
+    """Per cent of true values."""
+    return 100 * float(right.double().mean())
+
+
+def draw(results: Results, path: Path) -> None:
+    """Left: zero-shot accuracy of every arm. Right: against the size of the embedding, Llip and SigLIP."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from training.claims.llip import LADDER
+
+    def values(name: str) -> list[float]:
+        return [entry["metrics"]["zero_shot"] for entry in results.get(name, {}).values()]
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.5, 1))
+    names = [name for name in LADDER if values(name)]
+    for row, name in enumerate(reversed(names)):
+        left.plot(values(name), [row] * len(values(name)), "o", alpha=0.55, markersize=5, color="#3b6ea8")
+        left.plot([_mean(values(name))] * 2, [row - 0.3, row + 0.3], color="#c44e52", linewidth=2)
+    left.set_yticks(range(len(names)), list(reversed(names)))
+    left.axvline(100 / 48, color="#999999", linestyle=":")
+    left.set_xlabel("zero-shot accuracy, % (dotted: chance)")
+    for kind, colour in (("siglip", "#777777"), ("llip", "#3b6ea8")):
+        sizes = [size for size, ending in SWEEP.items() if values(kind + ending)]
+        for size in sizes:
+            here = values(kind + SWEEP[size])
+            right.plot([size] * len(here), here, "o", color=colour, alpha=0.4, markersize=5)
+        right.plot(sizes, [_mean(values(kind + SWEEP[size])) for size in sizes], "-", color=colour, label=kind)
+    right.set_xscale("log", base=2)
+    right.set_xticks(list(SWEEP), list(map(str, SWEEP)))
+    right.set_xlabel("size D of the embedding")
+    right.set_ylim(0, 100)
+    right.legend()
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _mean(found: Sequence[float]) -> float:
+    return sum(found) / len(found)
