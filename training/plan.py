@@ -24,6 +24,7 @@ class Published(NamedTuple):
     source: str
 
 
+_PARTS = ("encoder", "predictor", "text", "mixing")
 PUBLISHED = {"ijepa/vith14_in1k": Published(72, 16, "a100", "arXiv:2301.08243, abstract")}
 
 
@@ -41,8 +42,9 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
         ValueError: the GPU is unknown, or the recipe's method has no formula.
     """
     from jepa_hub.models.config import NETWORKS
+    from jepa_hub.models.llip import LlipConfig
     from jepa_hub.models.paws import PAWSConfig
-    from training import build, flops, picture_costs, whole_costs
+    from training import build, flops, pair_costs, picture_costs, whole_costs
     from training.methods.registry import method_class
 
     if devices < 1 or not 0 < mfu <= 1:
@@ -62,6 +64,8 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
         count = flops.flops_of(config, settings.method.name, draws, checkpointing=checkpointing)
     elif isinstance(config, PAWSConfig):
         count = picture_costs.step_flops(settings, config)
+    elif isinstance(config, LlipConfig):
+        count = pair_costs.step_flops(settings, config, devices)
     else:
         raise ValueError(f"no cost is known for the method {settings.method.name}, which has no masks")
     step_size = settings.data.batch_size * settings.run.accumulation * devices
@@ -75,7 +79,7 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
         "samples": step_size * settings.run.steps,
         "precision": settings.run.precision,
         "activation_checkpointing": checkpointing,
-        "parameters": flops.count_parameters(config),
+        "parameters": (pair_costs if isinstance(config, LlipConfig) else flops).count_parameters(config),
         "tokens": _tokens(config.base_grid, masked),
         "flops": {
             "forward": count.forward,
@@ -85,7 +89,7 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
             "step": count.training * step_size,
             "total": total,
         },
-        "memory": _memory(settings, config, draws, devices) if draws else None,
+        "memory": _memory(settings, config, draws, devices) if draws else None,  # unknown for other methods
         "time": _time(total, settings.run.precision, devices, gpu, mfu) if gpu else None,
         "published": _published(name, total, settings.run.precision),
     }
@@ -180,11 +184,12 @@ def duration(hours: float) -> str:
 def cost_lines(costs: Any) -> list[str]:
     """What a recipe's header says after "Cost:"; `--header` prints it."""
     parameters, flops, memory = costs["parameters"], costs["flops"], costs["memory"]
-    first = ", ".join(f"{name} {millions(parameters[name])}" for name in ("encoder", "predictor") if name in parameters)
-    first += " parameters; "
-    first += f"{amount(flops['sample'], 'FLOP')} a sample, {amount(flops['step'], 'FLOP')} a step, "
-    first += f"{flops['total']:.2e} FLOP in all"
-    lines = [first, *(_memory_line(costs, memory) if memory else ())]
+    first = ", ".join(f"{name} {millions(parameters[name])}" for name in _PARTS if name in parameters)
+    first += " parameters"
+    work = f"{amount(flops['sample'], 'FLOP')} a sample, {amount(flops['step'], 'FLOP')} a step, "
+    work += f"{flops['total']:.2e} FLOP in all"
+    lines = [f"{first}; {work}"] if "text" not in parameters else [first, work]  # three names fill a line
+    lines += _memory_line(costs, memory) if memory else ()
     if costs["time"]:
         time = costs["time"]
         third = f"{duration(time['hours'])} on {costs['devices']} x {time['gpu']} at {time['mfu'] * 100:.3g} % MFU "

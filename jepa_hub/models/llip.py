@@ -57,6 +57,8 @@ class LlipConfig(JEPAConfig):
         text_*: the text tower; `text_intermediate_size` defaults to 4 x `text_hidden_size`.
         vocab_size, context_length, end_token_id: of the texts' tokens.
         tokenizer: Hub id or folder, or package:<name> for one that ships with this package; a model's own comes first.
+        position_std: of positions and mixture tokens before training; None is CLIP's, one over the root of the width.
+            Small models on small pictures learn places sooner from 1, the scale of their patches.
         logit_scale_init, logit_bias_init: logarithm of the scale, and bias, of a pair's logit before training.
     """
 
@@ -82,6 +84,7 @@ class LlipConfig(JEPAConfig):
     context_length: int = 77
     end_token_id: int = 49407
     tokenizer: str | None = "openai/clip-vit-base-patch32"
+    position_std: float | None = None
     logit_scale_init: float = math.log(1 / 0.07)
     logit_bias_init: float = -10.0
 
@@ -226,12 +229,12 @@ class LlipModel(JEPAModel):
                     init.normal_(linear.weight, std=(2 * width * len(module.blocks)) ** -0.5)
         if isinstance(module, MixtureEncoder):
             for table in (module.mixture_tokens, module.mixture_positions):
-                init.normal_(table, std=table.shape[-1] ** -0.5)
+                init.normal_(table, std=self.config.position_std or table.shape[-1] ** -0.5)
         elif isinstance(module, TextEncoder):
             init.normal_(module.embedding.weight, std=0.02)
             init.normal_(module.positions, std=0.01)
         elif isinstance(module, LearnedPositions):
-            init.normal_(module.table, std=module.table.shape[-1] ** -0.5)
+            init.normal_(module.table, std=self.config.position_std or module.table.shape[-1] ** -0.5)
         elif isinstance(module, Mixing):
             for matrices in (module.key_proj, module.value_proj):
                 if matrices is not None:

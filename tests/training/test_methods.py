@@ -24,6 +24,7 @@ PAIRS = [
     *(("supervised", family) for family in ("pit", "ijepa", "vjepa2")),
     ("predictor_finetune", "iwm"),
     ("diffusion", "dit"),
+    ("llip", "llip"),
 ]
 CLASSES = {"label": "kind", "num_classes": 3}
 NEEDED: dict[str, Any] = {  # settings without a default
@@ -32,7 +33,11 @@ NEEDED: dict[str, Any] = {  # settings without a default
     "predictor_finetune": {"tasks": {"kind": 3}},
     "diffusion": {"label": "kind"},
 }
-MODEL: dict[str, dict[str, Any]] = {"suncet": {"prediction": False}, "diffusion": {"num_classes": 3}}
+MODEL: dict[str, dict[str, Any]] = {
+    "suncet": {"prediction": False},
+    "diffusion": {"num_classes": 3},
+    "llip": {"tokenizer": "package:captions", "vocab_size": 59},
+}
 
 
 def masks_of(family: str, num_targets: int = 2) -> list[Masks]:
@@ -59,6 +64,9 @@ def batch_of(name: str, family: str) -> dict[str, Any]:
     pixels = tiny_pixels(family)
     if method_class(name).needs_masks:
         return {"pixels": pixels, "masks": masks_of(family)}
+    if name == "llip":
+        ids = {"caption_ids": torch.tensor([1, 2]), "known_ids": torch.tensor([[1, 0], [2, 3]])}
+        return {"pixels": pixels, "captions": ["a red cube", "a blue cone"], **ids}
     labels = torch.tensor([0, 1, 2] * 2)
     support: dict[str, Any] = {
         "pixels": tiny_pixels(family, batch=6, seed=2),

@@ -87,6 +87,15 @@ PIXELS: dict[str, tuple[float, int, int, int]] = {
     "dit/vitl1_256_in1k": (458.848, 1024, 256, 400000),
 }
 
+# Recipes of pictures and texts: (all parameters in millions, global batch, steps). Source: the official configurations.
+PAIRS: dict[str, tuple[float, int, int]] = {
+    "llip/vitb32_metaclip": (201.837, 32768, 390625),
+    "llip/vitb16_metaclip": (200.180, 32768, 390625),
+    "llip/vitl14_metaclip": (528.802, 32768, 390625),
+    "llip/vith14_metaclip": (1154.835, 32768, 390625),
+    "llip/vitgigantic14_metaclip": (2813.561, 32768, 390625),
+}
+
 _SAMPLERS: dict[tuple[str, Any], Any] = {}
 
 
@@ -129,7 +138,7 @@ def at(settings: Settings, step: int) -> dict[str, float]:
 
 
 def test_all_published_configurations_are_there() -> None:
-    assert sorted({*PUBLISHED, *PICTURES, *PIXELS, *OWN}) == NAMES
+    assert sorted({*PUBLISHED, *PICTURES, *PIXELS, *PAIRS, *OWN}) == NAMES
     assert {"ijepa/tiny_scenes", "ijepa/tiny_digits", "mae/small_scenes", "vjepa/small_moving_scenes"} <= set(OWN)
 
 
@@ -197,6 +206,11 @@ def test_a_recipe_builds(name: str) -> None:
             assert num_tokens(model.config) == tokens
             assert settings.data.batch_size * settings.run.accumulation * processes(name) == batch
             assert any("not run here" in line for line in header(name))
+        if name in PAIRS:
+            whole, batch, steps = PAIRS[name]
+            assert sum(each.numel() for each in model.parameters()) / 1e6 == pytest.approx(whole, abs=0.001)
+            assert settings.data.batch_size * processes(name) == batch and settings.run.steps == steps
+            assert batch * steps == 12_800_000_000 and any("not run here" in line for line in header(name))
         return
     for groups in build.build_masks(settings.masks, model.config).lengths:
         assert groups and min(context for context, _ in groups) >= 8, "a context of a few tokens predicts nothing"
