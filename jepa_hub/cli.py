@@ -21,6 +21,7 @@ _USER_ERRORS = (ValueError, OSError, ImportError, TypeError)
 # Commands of ours that live beside what they run, loaded like those of other packages: where, and what --help says.
 _OWN = {
     "surprise": ("jepa_hub.physics.commands:surprise_command", "Show where a model is surprised by a film."),
+    "zero-shot": ("jepa_hub.zero_shot_command:zero_shot_command", "Name what is in pictures with words of your own."),
     "physics": ("jepa_hub.physics.commands:physics_app", "Violation of expectation: evaluate, score, make worlds."),
 }
 

@@ -221,12 +221,13 @@ class LlipModel(JEPAModel):
     def _init_weights(self, module: nn.Module) -> None:
         """CLIP's rules (arXiv:2103.00020's code), for both towers; they scale with the width."""
         if isinstance(module, (MixtureEncoder, TextEncoder)):
-            for block in module.blocks:
+            blocks: Any = module.blocks
+            for block in blocks:
                 width = block.attn.proj.in_features
                 init.normal_(block.attn.qkv.weight, std=width**-0.5)
                 init.normal_(block.mlp.fc1.weight, std=(2 * width) ** -0.5)
                 for linear in (block.attn.proj, block.mlp.output):
-                    init.normal_(linear.weight, std=(2 * width * len(module.blocks)) ** -0.5)
+                    init.normal_(linear.weight, std=(2 * width * len(blocks)) ** -0.5)
         if isinstance(module, MixtureEncoder):
             for table in (module.mixture_tokens, module.mixture_positions):
                 init.normal_(table, std=self.config.position_std or table.shape[-1] ** -0.5)

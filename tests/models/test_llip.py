@@ -147,6 +147,7 @@ def naive(model: LlipModel, image: Any, text: Any, temperature: float) -> tuple[
                 weights = (keys[:, cut] @ query[cut] / temperature).softmax(0)
                 out.append(weights @ values[:, cut])
                 share.append(weights)
+            assert model.mixing.output is not None
             rows.append(torch.nn.functional.normalize(torch.cat(out) @ model.mixing.output.weight.T, dim=0))
             shares.append(torch.stack(share))
     shape = (len(image.keys), len(text.queries))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -146,7 +146,7 @@ def test_two_workers_equal_one(case: str, tmp_path: Path) -> None:
     settings, model, captions = CASES[case]
     out = tmp_path / "two.pt"
     given = ({**settings, "chunk": 3 * 4 * captions * 16}, model, captions, str(out))
-    mp.start_processes(work, given, nprocs=2, start_method="spawn")
+    start_processes(work, given, nprocs=2, start_method="spawn")
     two = torch.load(out)
     same((two["loss"], two["gradients"]), dense(settings, captions, **model))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +13,14 @@ from torch import Tensor
 from training.claims.arms import recipe_settings, train
 from training.claims.base import Arm, Results
 
+Split = Literal["train", "validation", "test"]
 RECIPE = "llip/tiny_quadrants"
 NUM_IMAGES = 2000  # of a test; the standard error of an accuracy over its 8,000 answers is half a point
 SWEEP = {16: "", 64: "_64", 128: "_128"}  # embed_size -> ending of the arms' names
+LADDER = (  # arms of the picture, top to bottom
+    *("siglip", "register", "uniform", "learned", "llip", "shortcut", "patches"),
+    *("siglip_64", "siglip_matched", "siglip_large", "siglip_long"),
+)
 SINGLE = ("model.mixing=first", "model.num_mixture_tokens=1")
 
 
@@ -31,7 +36,7 @@ def arm(name: str, what: str, *overrides: str, seeds: int | None = None, positio
     return Arm(name, what, run, seeds=seeds)
 
 
-def _pictures(model: Any, seed: int, split: str) -> tuple[Any, Tensor]:
+def _pictures(model: Any, seed: int, split: Split) -> tuple[Any, Tensor]:
     """Parts of the pictures of a split, and what is in their quarters, int64 [N, 4]."""
     from jepa_hub.models.llip import ImageParts
     from training.data.quadrants import Quadrants
@@ -47,7 +52,7 @@ def _pictures(model: Any, seed: int, split: str) -> tuple[Any, Tensor]:
     return ImageParts(*(torch.cat(each) for each in zip(*parts, strict=True))), things
 
 
-def measured(model: Any, seed: int, split: str) -> dict[str, float]:
+def measured(model: Any, seed: int, split: Split) -> dict[str, float]:
     """Scores of a model on captions with positions, per cent.
 
     "zero_shot": which of 48 things is in a quarter; "colour" and "shape": of that answer; "shuffled": the same with
@@ -80,7 +85,7 @@ def measured(model: Any, seed: int, split: str) -> dict[str, float]:
     return found
 
 
-def anywhere(model: Any, seed: int, split: str) -> dict[str, float]:
+def anywhere(model: Any, seed: int, split: Split) -> dict[str, float]:
     """Scores of a model on captions without positions ("there is a red circle"), per cent; see `measured`."""
     from training.data.quadrants import THINGS
 
@@ -111,8 +116,6 @@ def draw(results: Results, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-
-    from training.claims.llip import LADDER
 
     def values(name: str) -> list[float]:
         return [entry["metrics"]["zero_shot"] for entry in results.get(name, {}).values()]
