@@ -19,7 +19,8 @@ NUM_IMAGES = 2000  # of a test; the standard error of an accuracy over its 8,000
 SWEEP = {16: "", 64: "_64", 128: "_128"}  # embed_size -> ending of the arms' names
 LADDER = (  # arms of the picture, top to bottom
     *("siglip", "register", "uniform", "learned", "llip", "shortcut", "patches"),
-    *("siglip_64", "siglip_matched", "siglip_large", "siglip_long"),
+    *("siglip_matched", "siglip_64", "siglip_128", "siglip_plain"),
+    *("siglip_large", "siglip_long", "siglip_large_long", "llip_64", "llip_128"),
 )
 SINGLE = ("model.mixing=first", "model.num_mixture_tokens=1")
 
@@ -110,6 +111,32 @@ def share(right: Tensor) -> float:
     return 100 * float(right.double().mean())
 
 
+def remark(results: Results) -> str:
+    """What exchanged pictures give, and whether any SigLIP catches up; computed from the results."""
+    means = {
+        name: {
+            metric: _mean([entry["metrics"][metric] for entry in runs.values()]) for metric in ("zero_shot", "shuffled")
+        }
+        for name, runs in results.items()
+        if runs and all("shuffled" in entry["metrics"] for entry in runs.values())
+    }
+    if "llip" not in means:
+        return "Exchanged pictures: not run."
+    shuffled = [each["shuffled"] for each in means.values()]
+    chance = 100 / 48
+    said = (
+        f"With the pictures of other samples the arms answer {min(shuffled):.1f} to {max(shuffled):.1f} % right "
+        f"(chance: {chance:.1f} %). "
+    )
+    single = {name: each["zero_shot"] for name, each in means.items() if name.startswith("siglip")}
+    if not single:
+        return said.strip()
+    best, score = max(single.items(), key=lambda each: each[1])
+    reaches = "reaches" if score >= means["llip"]["zero_shot"] else "stays below"
+    own = means["llip"]["zero_shot"]
+    return f"{said}The best SigLIP of those tried, {best} ({score:.1f} %), {reaches} Llip ({own:.1f} %)."
+
+
 def draw(results: Results, path: Path) -> None:
     """Left: zero-shot accuracy of every arm. Right: against the size of the embedding, Llip and SigLIP."""
     import matplotlib
@@ -120,7 +147,7 @@ def draw(results: Results, path: Path) -> None:
     def values(name: str) -> list[float]:
         return [entry["metrics"]["zero_shot"] for entry in results.get(name, {}).values()]
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.5, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), width_ratios=(1.5, 1))
     names = [name for name in LADDER if values(name)]
     for row, name in enumerate(reversed(names)):
         left.plot(values(name), [row] * len(values(name)), "o", alpha=0.55, markersize=5, color="#3b6ea8")

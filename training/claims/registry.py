@@ -14,6 +14,7 @@ CLAIMS: dict[str, str] = {
     "averaging": "training.claims.averaging:CLAIM",
     "async_steps": "training.claims.async_steps:CLAIM",
     "physics": "training.claims.physics:CLAIM",
+    "llip": "training.claims.llip:CLAIM",
 }
 
 
