@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_the_claim_is_whole() -> None:
         assert {comparison.better, comparison.worse} <= arms and comparison.metric in CLAIM.metrics
     sizes = {"llip": 0, "siglip_matched": 0}
     for arm in CLAIM.arms:
-        given = arm.run.__closure__[0].cell_contents  # type: ignore[attr-defined]
+        given = inspect.getclosurevars(arm.run).nonlocals["given"]
         config = model_config(recipe_settings(llip_runs.RECIPE, 0, Path("unused"), given))
         assert (config.num_mixture_tokens == 1) == arm.name.startswith("siglip")
         if arm.name in sizes:
