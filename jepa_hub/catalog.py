@@ -467,6 +467,17 @@ _SHIPPED = (
         **{**_OURS, "networks": ("encoder",)},
     ),
     Checkpoint(
+        "llip-tiny-scenes",
+        family="llip",
+        source="package:llip-tiny-scenes",
+        paper="2405.00740",
+        preprocessing=Preprocessing(image_size=64, resize=64),
+        grid_size=(1, 8, 8),
+        parameters=828_416,
+        note="Trained by this project on drawn pictures of solids and phrases about them; it has seen no photograph.",
+        **{**_OURS, "networks": ("encoder",)},
+    ),
+    Checkpoint(
         "vjepa-tiny-worlds",
         family="vjepa",
         source="package:vjepa-tiny-worlds",

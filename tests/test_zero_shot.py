@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 from jepa_hub import cli, zero_shot
 from jepa_hub.models.llip import LlipModel, TextParts
 from jepa_hub.retrieval import Gallery, map_at_r, recall_at, tradeoff
+from jepa_hub.zero_shot_command import DEFAULT
 from tests.official import tiny_model, tiny_pixels
 
+WEIGHTS = Path(zero_shot.__file__).parent / "weights"
 LABELS = ("red", "blue", "green", "cube")
 
 
@@ -236,3 +238,37 @@ def test_what_the_command_refuses(arguments: list[str], words: str, folder: Path
     given = arguments if "-m" in arguments else [*arguments, "-m", str(folder / "model")]
     told = run(folder / "photos" / "one.png", *given)
     assert told.exit_code == 1 and words in told.stderr, told.output
+
+
+# ------------------------------------------------------------------------------------------------------- what ships
+
+
+def test_the_shipped_model_names_what_it_was_never_told(tmp_path: Path) -> None:
+    from jepa_hub.processing import JEPAProcessor
+    from training.data.scene_graph import COLOURS
+    from training.data.scenes import Scenes
+
+    source = Scenes(Scenes.Settings(num_samples=96, split="test", max_objects=1, cache=None))
+    samples = source.render_samples(range(96))
+    pictures = [each.pixels.permute(1, 2, 0).numpy() for each in samples]
+    model, processor = LlipModel.from_pretrained(DEFAULT), JEPAProcessor.from_pretrained(DEFAULT)
+    image = model.encode_image(processor(pictures))
+    true = torch.tensor([each.labels["colour"] for each in samples])
+    classes = zero_shot.encode_classes(model, list(COLOURS), ["a {} object"])
+    named = zero_shot.scores(model, image, classes).argmax(dim=1)
+    assert (named == true).float().mean() > 0.7  # chance: 12.5 %
+    assert (named.roll(1) == true).float().mean() < 0.35  # pictures exchanged
+
+    first = int((named == true).nonzero()[0])
+    Image.fromarray(pictures[first]).save(tmp_path / "photo.png")
+    told = run(tmp_path / "photo.png", "--labels", ", ".join(COLOURS), "--template", "a {} object", "--json")
+    assert json.loads(told.stdout)[0]["labels"][0] == list(COLOURS)[true[first]]
+
+
+def test_the_shipped_model_brings_its_tokenizer() -> None:
+    own = WEIGHTS / DEFAULT / "tokenizer.json"
+    assert own.is_file()
+    model = LlipModel.from_pretrained(DEFAULT)
+    model.config.tokenizer = None  # so that only its own is left
+    shipped = LlipModel.from_pretrained(DEFAULT).tokenize(["a red cube", "two objects"])
+    assert model.tokenize(["a red cube", "two objects"]).equal(shipped) and not bool((shipped == 0).any())
