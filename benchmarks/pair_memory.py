@@ -87,8 +87,9 @@ def main() -> None:
     within = sides["chunked"].get("grown", BAR) < BAR
     same = "error" in sides["dense"] or _agree(sides["chunked"], sides["dense"])
     fits = "error" not in sides["dense"] and chosen.batch >= FULL
-    print("bar (chunked below 2 GiB, the same numbers where dense fits): met" if within and same and not fits else "FAILED")
-    raise SystemExit(not (within and same and not fits))
+    met = within and same and not fits
+    print(f"bar (chunked below 2 GiB, where dense fits the same numbers): {'met' if met else 'FAILED'}")
+    raise SystemExit(not met)
 
 
 def _told(side: str, batch: int) -> dict[str, Any]:
