@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jepa_hub.catalog import CHECKPOINTS, Checkpoint
+    from jepa_hub.catalog import CHECKPOINTS
+    from jepa_hub.catalog_row import Checkpoint
     from jepa_hub.features import Features
     from jepa_hub.masks import Masks
     from jepa_hub.models.base import JEPAModel
@@ -33,7 +34,7 @@ __all__ = [
 
 _HOME = {
     "CHECKPOINTS": "jepa_hub.catalog",
-    "Checkpoint": "jepa_hub.catalog",
+    "Checkpoint": "jepa_hub.catalog_row",
     "Features": "jepa_hub.features",
     "JEPAModel": "jepa_hub.models.base",
     "JEPAProcessor": "jepa_hub.processing",

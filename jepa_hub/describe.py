@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jepa_hub.catalog import CHECKPOINTS, COMMERCIAL_LICENCES, Checkpoint, Preprocessing
+from jepa_hub.catalog import CHECKPOINTS
+from jepa_hub.catalog_row import COMMERCIAL_LICENCES, Checkpoint, Preprocessing
 
 NETWORKS = ("encoder", "predictor", "target_encoder")
 HEADS = ("projection", "prediction", "classifier", "text", "mixing")  # of PAWS and Llip models

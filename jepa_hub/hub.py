@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jepa_hub import catalog
+from jepa_hub.catalog_row import Checkpoint
 
 OFFICIAL_SUFFIXES = (".pth.tar", ".pth", ".pt", ".ckpt", ".bin")
 CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -52,7 +53,7 @@ class Location:
 
     kind: str
     name: str
-    row: catalog.Checkpoint | None = None
+    row: Checkpoint | None = None
 
 
 def locate(name: str | os.PathLike[str]) -> Location:
@@ -89,7 +90,7 @@ def locate(name: str | os.PathLike[str]) -> Location:
     return Location("repository", source, row)
 
 
-def _refuse_unsupported(row: catalog.Checkpoint | None, name: str) -> None:
+def _refuse_unsupported(row: Checkpoint | None, name: str) -> None:
     if row is not None and row.unsupported:
         raise ValueError(f"{name} is not supported: {row.unsupported}")
 

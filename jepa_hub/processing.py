@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jepa_hub.catalog import Preprocessing
+from jepa_hub.catalog_row import Preprocessing
 from jepa_hub.media import resizing
 from jepa_hub.media.clips import Sampling
 from jepa_hub.media.pixels import Frames

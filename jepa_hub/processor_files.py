@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jepa_hub.catalog import Preprocessing
+from jepa_hub.catalog_row import Preprocessing
 
 IMAGE_FILE, VIDEO_FILE = "preprocessor_config.json", "video_preprocessor_config.json"
 _OWN_KEY = "jepa_hub"  # our exact settings, inside a file that transformers reads too

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jepa_hub.catalog import Checkpoint, find
+from jepa_hub.catalog import find
+from jepa_hub.catalog_row import Checkpoint
 from jepa_hub.hub import cached_file, locate
 from jepa_hub.processor_files import IMAGE_FILE, VIDEO_FILE, Stored, read_settings, row_settings
 

@@ -253,6 +253,7 @@ BAD: list[tuple[Callable[[Tree], Iterator[str]], str, str, str]] = [
     (layers_look_down, "jepa_hub/masking/samplers.py", "from jepa_hub.nn.block import Block", "'masks'"),
     (layers_look_down, "jepa_hub/features.py", "from jepa_hub.processing import Inputs", "'features'"),
     (layers_look_down, "jepa_hub/catalog.py", "import huggingface_hub", "'catalog'"),
+    (layers_look_down, "jepa_hub/catalog_row.py", "from jepa_hub.hub import locate", "'catalog'"),
     (layers_look_down, "jepa_hub/convert/meta.py", "from jepa_hub.nn.block import Block", "'convert'"),
     (layers_look_down, "jepa_hub/hub.py", "def f():\n    from transformers import AutoModel", "'hub'"),
     (layers_look_down, "jepa_hub/hub.py", "from jepa_hub.models.base import JEPAModel", "'hub'"),

@@ -8,14 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from jepa_hub.catalog import (
-    ALL_NETWORKS,
-    CHECKPOINTS,
-    COMMERCIAL_LICENCES,
-    Checkpoint,
-    find,
-    nearest,
-)
+from jepa_hub.catalog import CHECKPOINTS, find, nearest
+from jepa_hub.catalog_row import ALL_NETWORKS, COMMERCIAL_LICENCES, Checkpoint
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.llip import LlipConfig, LlipModel
 from jepa_hub.models.paws import PAWSConfig, PAWSModel

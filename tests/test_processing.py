@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from jepa_hub import processing
-from jepa_hub.catalog import Preprocessing
+from jepa_hub.catalog_row import Preprocessing
 from jepa_hub.media import resizing, sources
 from jepa_hub.media.clips import Clip, MediaError
 from jepa_hub.processing import IMAGENET_MEAN, IMAGENET_STD, Inputs, JEPAProcessor
