@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
-from export import files
 from export.precision import INTEGER
-from export.preprocess import with_preprocessing
-from export.to_onnx import Exported, Progress, chosen_graphs, example_frames, quiet
+from export.prepare import Exported, Progress, prepared, quiet
 from export.tracing import in_precision, trace
 from jepa_hub.models.graphs import Graph
 from jepa_hub.processing import JEPAProcessor
@@ -44,27 +42,24 @@ def to_aoti(
     """
     if precision in INTEGER:
         raise ValueError(f"AOTInductor packages are fp32, fp16 or bf16; for {precision} use --to onnx")
-    if preprocessing_in_graph and processor is None:
-        raise ValueError("there is no processor to put into the graph: give processor=")
     require_compiler(device)
     tell = progress or (lambda text: None)
-    files.refuse_other_model(model, Path(folder))
-    target = Path(folder) / files.FOLDERS["aoti"]
-    target.mkdir(parents=True, exist_ok=True)
+    wanted = prepared(
+        model,
+        folder,
+        "aoti",
+        ".pt2",
+        precision=precision,
+        graphs=graphs,
+        layers=layers,
+        processor=processor,
+        preprocessing_in_graph=preprocessing_in_graph,
+    )
     written = []
-    for graph in chosen_graphs(model, graphs, layers):
-        if preprocessing_in_graph and "pixel_values" in graph.inputs:
-            assert processor is not None  # checked above
-            graph = with_preprocessing(graph, processor, example_frames(model, graph))
-        path = target / files.file_name(graph.name, precision, ".pt2")
-        tell(f"{path.name}: tracing and compiling for {device}")
-        told = files.metadata(
-            model, graph.name, precision, processor, in_graph=preprocessing_in_graph, layers=list(layers),
-            inputs=list(graph.inputs), outputs=list(graph.outputs),
-        )  # fmt: skip
-        _compile(graph, path, precision, told, device)
-        written.append(Exported(path, graph, precision))
-    files.write_config(model, Path(folder), processor)
+    for file, told in wanted:
+        tell(f"{file.path.name}: tracing and compiling for {device}")
+        _compile(file.graph, file.path, precision, told, device)
+        written.append(file)
     return written
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +12,14 @@ from torch import Tensor
 
 from export import files, quantise
 from export.precision import INTEGER
-from export.preprocess import with_preprocessing
+from export.prepare import Exported, Progress, prepared, quiet
 from export.tracing import in_precision, trace
-from jepa_hub.models.graphs import Graph, is_image_model
+from jepa_hub.models.graphs import Graph
 from jepa_hub.processing import JEPAProcessor
 
 OPSET = 20  # the first with Gelu and antialiased resizing; onnxruntime 1.17 and TensorRT 10 read it
 LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the graph itself needs some room
 SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes the module a node came from
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One written file: the graph it holds, and the same in torch, float32, to compare with."""
-
-    path: Path
-    graph: Graph
-    precision: str
 
 
 def to_onnx(
@@ -74,29 +59,28 @@ def to_onnx(
     require_packages()
     if precision == "int8_static" and calibration is None:
         raise ValueError("int8_static needs calibration inputs: some dozens of the images or clips it will see")
-    if preprocessing_in_graph and processor is None:
-        raise ValueError("there is no processor to put into the graph: give processor=")
     tell = progress or (lambda text: None)
-    files.refuse_other_model(model, Path(folder))
-    target = Path(folder) / files.FOLDERS["onnx"]
-    target.mkdir(parents=True, exist_ok=True)
+    wanted = prepared(
+        model,
+        folder,
+        "onnx",
+        ".onnx",
+        precision=precision,
+        graphs=graphs,
+        layers=layers,
+        processor=processor,
+        preprocessing_in_graph=preprocessing_in_graph,
+    )
     written = []
-    for graph in chosen_graphs(model, graphs, layers):
-        if preprocessing_in_graph and "pixel_values" in graph.inputs:
-            assert processor is not None  # checked above
-            graph = with_preprocessing(graph, processor, example_frames(model, graph))
-        path = target / files.file_name(graph.name, precision, ".onnx")
-        tell(f"{path.name}: tracing")
-        told = files.metadata(
-            model, graph.name, precision, processor, in_graph=preprocessing_in_graph, layers=list(layers)
-        )
-        build = path if precision not in INTEGER else path.with_name(f".unfinished-{path.name}")
-        write_graph(graph, build, precision, told, external_data_above)
+    for file, told in wanted:
+        tell(f"{file.path.name}: tracing")
+        build = file.path if precision not in INTEGER else file.path.with_name(f".unfinished-{file.path.name}")
+        write_graph(file.graph, build, precision, told, external_data_above)
         if precision in INTEGER:
-            tell(f"{path.name}: quantising")
-            quantise.quantise(build, path, precision, graph, calibration(graph) if calibration else (), tell)
-        written.append(Exported(path, graph, precision))
-    files.write_config(model, Path(folder), processor)
+            tell(f"{file.path.name}: quantising")
+            scales = calibration(file.graph) if calibration else ()
+            quantise.quantise(build, file.path, precision, file.graph, scales, tell)
+        written.append(file)
     return written
 
 
@@ -111,29 +95,6 @@ def require_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"export needs {error.name}: pip install 'jepa-hub[export]' (or [export-gpu])") from error
-
-
-def chosen_graphs(model: Any, names: Sequence[str] | None, layers: Sequence[int]) -> list[Graph]:
-    """The graphs of a model by name, all by default.
-
-    Raises:
-        ValueError: it has no such graph.
-    """
-    found = model.graphs(layers) if layers else model.graphs()
-    if names is None:
-        return found
-    missing = set(names) - {graph.name for graph in found}
-    if missing:
-        raise ValueError(
-            f"this model has no graph {', '.join(sorted(missing))}; it has {', '.join(graph.name for graph in found)}"
-        )
-    return [graph for graph in found if graph.name in names]
-
-
-def example_frames(model: Any, graph: Graph) -> int | None:
-    """Frames of the example clip, None for an image model."""
-    backbone = getattr(model, "backbone", None) or model
-    return None if is_image_model(backbone.config) else graph.inputs["pixel_values"].shape[2]
 
 
 def write_graph(graph: Graph, path: Path, precision: str, told: dict[str, str], external_data_above: int) -> None:
@@ -206,19 +167,3 @@ def _strings(text: str) -> list[str]:
 
     found = ast.literal_eval(text)
     return [str(each) for each in found]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the notes of torch's exporter about packages that are not needed."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from export import precision, samples
+from export.prepare import Exported
 from export.sessions import OnnxSession
-from export.to_onnx import Exported, to_onnx
+from export.to_onnx import to_onnx
 from export.verify import BOUNDS, Report, verify
 from tests.export.exports import cases
 from tests.official import tiny_model
