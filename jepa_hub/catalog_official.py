@@ -1,4 +1,4 @@
-"""Rows of the weights that the authors of I-JEPA, V-JEPA, V-JEPA 2, PAWS and Llip published, and of those not loadable here.
+"""Rows of what the authors of I-JEPA, V-JEPA, V-JEPA 2, PAWS and Llip published, and of weights not loadable here.
 
 Data with a function per family for what its rows share. Scores were read in the authors' README.
 """
