@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from demos.guard import Guard
 from demos.library import Library
 from demos.shell import Shell
-from demos.tabs import features
+from demos.tabs import features, physics
 from demos.uploads import MAX_UPLOAD
 
 ASSETS = Path(__file__).parent / "assets"
@@ -30,7 +30,10 @@ KEPT_SECONDS = 3600  # of files that were handed in or made
 SYSTEM_FONTS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
-TABS: tuple[tuple[str, str, Any], ...] = (("Features", "features", features),)
+TABS: tuple[tuple[str, str, Any], ...] = (
+    ("Features", "features", features),
+    ("Physics", "physics", physics),
+)
 
 
 @dataclass(frozen=True)

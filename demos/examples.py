@@ -29,12 +29,12 @@ class Example:
 
     Attributes:
         title: in a few words.
-        paths: of the files.
+        given: what its tab takes: the paths of files, or names.
         thumbnail: a picture of it.
     """
 
     title: str
-    paths: tuple[str, ...]
+    given: tuple[str, ...]
     thumbnail: Image.Image
 
 

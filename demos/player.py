@@ -56,6 +56,7 @@ class Show:
         seconds: of each frame.
         curves: over the same time.
         marks: (seconds, words) of moments.
+        seen: until when, in seconds, all was seen and nothing predicted.
         value: what the curves measure.
     """
 
@@ -63,6 +64,7 @@ class Show:
     seconds: Sequence[float]
     curves: Sequence[Curve] = ()
     marks: Sequence[tuple[float, str]] = field(default_factory=tuple)
+    seen: float | None = None
     value: str = "surprise"
 
     def to_html(self) -> str:
@@ -88,6 +90,7 @@ class Show:
                 for curve in self.curves
             ],
             "marks": [[round(float(t), 4), words] for t, words in self.marks],
+            "seen": None if self.seen is None else round(float(self.seen), 4),
             "value": self.value,
         }
         return f'<div class="jh-player" data-show="{html.escape(json.dumps(content))}"></div>'

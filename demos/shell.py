@@ -137,14 +137,14 @@ class Shell:
         after: Sequence[Any],
         outputs: Sequence[Any],
     ) -> Any:
-        """Tie a function to the choice of an example: it takes `tell`, `before`, the paths of the example, `after`.
+        """Tie a function to the choice of an example: it takes `tell`, `before`, what the example gives, `after`.
 
         The browser sends the number of an example, never a path.
         """
 
         def chosen(at: gr.SelectData, progress: Any = gr.Progress(), *given: Any) -> Any:  # noqa: B008
-            paths = list(several[int(at.index)].paths)
-            return _guarded(function, progress, *given[: len(before)], paths, *given[len(before) :])
+            ours = list(several[int(at.index)].given)
+            return _guarded(function, progress, *given[: len(before)], ours, *given[len(before) :])
 
         return event(chosen, [*before, *after], list(outputs), **_QUIET)
 

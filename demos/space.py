@@ -37,7 +37,8 @@ from demos.app import Settings, serve
 
 host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
 port = int(os.environ["GRADIO_SERVER_PORT"]) if "GRADIO_SERVER_PORT" in os.environ else None
-serve(Settings(host=host, port=port, locked=True, root_path=os.environ.get("GRADIO_ROOT_PATH")))
+if __name__ == "__main__":  # scenes are simulated in another process, which imports this file
+    serve(Settings(host=host, port=port, locked=True, root_path=os.environ.get("GRADIO_ROOT_PATH")))
 '''
 
 

@@ -18,6 +18,10 @@ const chart = (show, parent, seek) => {
   const x = t => L + (W - L - R) * (t - t0) / (t1 - t0 || 1);
   const y = v => T + (H - T - B) * (1 - (v - low) / (high - low));
   const svg = make('svg', {viewBox: `0 0 ${W} ${H}`, class: 'jh-chart', role: 'img', 'aria-label': show.value + ' over time'}, parent, true);
+  if (show.seen !== null) {
+    make('rect', {x: L, y: T, width: Math.max(0, x(show.seen) - L), height: H - T - B, class: 'jh-seen'}, svg, true);
+    make('text', {x: L + 6, y: H - B - 6, class: 'jh-seen-text'}, svg, true).textContent = 'seen';
+  }
   for (let i = 0; i < 4; i++) {
     const v = low + (high - low) * (i + 0.5) / 4;
     make('line', {x1: L, x2: W - R, y1: y(v), y2: y(v), class: 'jh-grid'}, svg, true);

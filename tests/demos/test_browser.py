@@ -74,6 +74,13 @@ def visit(server: Server, browser: Any, tmp_path: Path) -> Iterator[Callable[...
     assert server.outgoing == []
 
 
+def count(locator: Any, number: int) -> None:
+    """Wait until there are so many."""
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_count(number, timeout=30_000)
+
+
 def colours(page: Any, selector: str) -> int:
     """How many different colours a picture or canvas has, roughly."""
     return int(
@@ -100,7 +107,7 @@ def features(visit: Visit, name: str) -> None:
     panel.locator(THUMBNAILS).nth(0).click()
     panel.get_by_text("16 x 16 tokens each of 128 numbers").wait_for()
     pictures = panel.locator(".jh-picture img")
-    assert pictures.count() == 4  # input, colours, groups, attention
+    count(pictures, 4)  # input, colours, groups, attention
     assert colours(visit.page, "#jh-tab-features .jh-picture >> nth=1 >> img") > 30
     box = pictures.first.bounding_box()
     pictures.first.click(position={"x": box["width"] * 0.55, "y": box["height"] * 0.55})  # the yellow ball
@@ -108,8 +115,7 @@ def features(visit: Visit, name: str) -> None:
     visit.page.wait_for_function("document.querySelectorAll('#jh-tab-features .jh-picture img').length === 5")
     visit.keep(f"{name}-features")
     panel.locator(THUMBNAILS).nth(3).click()
-    panel.locator(".jh-player canvas").first.wait_for()
-    assert panel.locator(".jh-player canvas").count() == 4
+    count(panel.locator(".jh-player canvas"), 4)
     panel.get_by_text(re.compile("8 x 16 x 16 tokens")).wait_for()
     player = panel.locator(".jh-player")
     assert player.get_attribute("data-frame") == "0"
@@ -123,7 +129,33 @@ def features(visit: Visit, name: str) -> None:
     visit.keep(f"{name}-features-film")
 
 
-TABS: dict[str, Callable[[Visit, str], None]] = {"Features": features}
+def physics(visit: Visit, name: str) -> None:
+    """A scene, the other thing that goes wrong with it, the curve's cursor."""
+    panel = visit.open("Physics")
+    panel.locator(THUMBNAILS).nth(0).click()
+    player = panel.locator(".jh-player")
+    player.wait_for()
+    count(player.locator("canvas"), 4)
+    panel.get_by_text(re.compile(r"(impossible|possible) clip surprised it more")).wait_for()
+    wrong = player.locator(".jh-mark-text").text_content()
+    assert panel.get_by_role("radio", name=wrong).is_checked()
+    before = panel.locator("strong").nth(1).text_content()
+    panel.get_by_role("radio").nth(0).check()
+    visit.page.wait_for_function(
+        "old => document.querySelector('#jh-tab-physics .jh-mark-text').textContent !== old", arg=wrong
+    )
+    assert panel.locator("strong").nth(1).text_content() != before
+    chart = player.locator(".jh-chart")
+    assert chart.locator("path.jh-line").count() == 2 and chart.locator(".jh-seen").count() == 1
+    box = chart.bounding_box()
+    chart.click(position={"x": box["width"] * 0.8, "y": box["height"] * 0.5})  # the film goes where one points
+    assert int(player.get_attribute("data-frame") or 0) >= 11
+    visit.page.wait_for_timeout(300)
+    assert colours(visit.page, "#jh-tab-physics .jh-player canvas >> nth=3") > 30
+    visit.keep(f"{name}-physics")
+
+
+TABS: dict[str, Callable[[Visit, str], None]] = {"Features": features, "Physics": physics}
 
 
 def test_every_tab(visit: Callable[..., Visit]) -> None:

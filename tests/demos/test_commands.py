@@ -89,7 +89,8 @@ def test_a_space_runs_on_its_own(tmp_path: Path) -> None:
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": "7977"}
     code = (
-        "import runpy, demos, jepa_hub; print(demos.__file__, jepa_hub.__file__, flush=True); runpy.run_path('app.py')"
+        "import runpy, demos, jepa_hub; print(demos.__file__, jepa_hub.__file__, flush=True); "
+        "runpy.run_path('app.py', run_name='__main__')"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

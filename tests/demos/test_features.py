@@ -61,7 +61,7 @@ def test_a_click_finds_its_token_and_lights_up_what_is_alike(shelf: Library) -> 
 
 
 def test_a_film_has_one_time(shelf: Library, tmp_path: Path) -> None:
-    path = clip("continuity/passing/0000", 0, tmp_path).paths
+    path = clip("continuity/passing/0000", 0, tmp_path).given
     seen = tab.look(shelf.get("vjepa-tiny-worlds"), path)
     assert seen.features.grid_size == (8, 8, 8) and seen.is_video and seen.num_cells == 8
     sheets = tab.draw(seen, Options(token=(0, 3, 4, 4), layer=0, head=1))
@@ -75,7 +75,7 @@ def test_a_film_has_one_time(shelf: Library, tmp_path: Path) -> None:
 
 
 def test_a_film_through_a_model_of_images(shelf: Library, tmp_path: Path) -> None:
-    path = clip("continuity/passing/0000", 0, tmp_path).paths
+    path = clip("continuity/passing/0000", 0, tmp_path).given
     seen = tab.look(shelf.get("ijepa-tiny-scenes"), path, num_frames=6)
     assert seen.features.grid_size == (6, 16, 16) and seen.frames.shape[:2] == (1, 6)
     alone = seen.loaded.model.encode(seen.inputs.pixel_values[:, :, 4])
@@ -104,7 +104,7 @@ def test_a_model_without_attention_has_no_such_view(shelf: Library, picture: str
 
 
 def test_downloads_hold_what_was_seen(shelf: Library, tmp_path: Path) -> None:
-    path = clip("support/open_seen/0000", 0, tmp_path).paths
+    path = clip("support/open_seen/0000", 0, tmp_path).given
     seen = tab.look(shelf.get("vjepa-tiny-worlds"), path)
     files = [Path(each) for each in tab.downloads(seen, tmp_path / "out")]
     assert [each.name for each in files] == ["pca.png", "pca.mp4", "features.safetensors"]
