@@ -11,7 +11,8 @@ from safetensors import safe_open
 from jepa_hub.catalog import CHECKPOINTS, find, nearest
 from jepa_hub.catalog_row import ALL_NETWORKS, COMMERCIAL_LICENCES, Checkpoint
 from jepa_hub.models.base import JEPAModel
-from jepa_hub.models.llip import LlipConfig, LlipModel
+from jepa_hub.models.llip import LlipModel
+from jepa_hub.models.llip_config import LlipConfig
 from jepa_hub.models.paws import PAWSConfig, PAWSModel
 from jepa_hub.processing import JEPAProcessor
 from tests.hub_server import ROOT, run_python

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jepa_hub import catalog, cli
-from jepa_hub.models.llip import LlipConfig
+from jepa_hub.models.llip_config import LlipConfig
 from training import train
 from training.recipe import RECIPES, apply_overrides, check_settings, load_recipe
 

@@ -9,7 +9,8 @@ import math
 
 import torch
 
-from jepa_hub.models.llip import LlipConfig, LlipModel
+from jepa_hub.models.llip import LlipModel
+from jepa_hub.models.llip_config import LlipConfig
 from training.config import Settings
 from training.flops import FlopCount, block_flops, last_block_flops
 

@@ -42,7 +42,7 @@ def plan(settings: Settings, *, name: str = "", devices: int = 1, gpu: str | Non
         ValueError: the GPU is unknown, or the recipe's method has no formula.
     """
     from jepa_hub.models.config import NETWORKS
-    from jepa_hub.models.llip import LlipConfig
+    from jepa_hub.models.llip_config import LlipConfig
     from jepa_hub.models.paws import PAWSConfig
     from training import build, flops, pair_costs, picture_costs, whole_costs
     from training.methods.registry import method_class

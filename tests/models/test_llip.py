@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from jepa_hub.models.base import JEPAModel
-from jepa_hub.models.llip import LLIPS, LlipConfig, LlipModel
+from jepa_hub.models.llip import LlipModel
+from jepa_hub.models.llip_config import LLIPS, LlipConfig
 from tests.official import tiny_config, tiny_model, tiny_pixels
 
 IDS = torch.tensor([[5, 6, 3, 0], [7, 3, 0, 0], [9, 8, 7, 3]])
