@@ -18,7 +18,7 @@ from jepa_hub import JEPAModel, JEPAProcessor
 
 model = JEPAModel.from_pretrained("{name}")
 processor = JEPAProcessor.from_pretrained("{name}")
-features = model.encode(processor("{example}"))  # .tokens [B, N, D]  .grid [B, T, H, W, D]  .pooled [B, D]
+features = model.encode(processor("{example}"))  # .tokens [B, N, D]  .grid [B, T, H, W, D]  .pooled [B, D]{more}
 ```
 
 | | |
@@ -45,11 +45,13 @@ def card(model: Any, name: str, tags: list[str] | None = None) -> str:
     family = config.model_type.removeprefix("jepa_hub_")
     row = catalog.find(config.provenance) if config.provenance else None
     video = config.tubelet_size > 1
+    task = _task(model, video)
+    learned = ["self-supervised-learning"] if task.endswith("feature-extraction") else []
     data = ModelCardData(
         library_name="jepa_hub",
         license=config.licence,
-        pipeline_tag="feature-extraction" if video else "image-feature-extraction",
-        tags=["jepa", family, "self-supervised-learning", "video" if video else "image", *(tags or [])],
+        pipeline_tag=task,
+        tags=["jepa", family, *learned, "video" if video else "image", *(tags or [])],
         base_model=row.source if row and "/" in row.source and "://" not in row.source else None,
     )
     size = config.image_size if config.image_size is not None else "any size"
@@ -58,6 +60,7 @@ def card(model: Any, name: str, tags: list[str] | None = None) -> str:
         title=name,
         summary=f"{family} weights" + (f" (arXiv:{row.paper})." if row else "."),
         name=name,
+        more="".join(f"\n{line}" for part, line in model.card_examples.items() if getattr(model, part) is not None),
         example="clip.mp4" if video else "photo.jpg",
         family=family,
         networks=", ".join(config.networks),
@@ -68,3 +71,12 @@ def card(model: Any, name: str, tags: list[str] | None = None) -> str:
         provenance=config.provenance or "not stated",
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}"))
+
+
+def _task(model: Any, video: bool) -> str:
+    """The Hub's name of what a model is for."""
+    if hasattr(model, "sample"):
+        return "unconditional-image-generation"  # the Hub has no name for pictures of a class
+    if getattr(model, "classifier", None) is not None:
+        return "image-classification"
+    return "feature-extraction" if video else "image-feature-extraction"

@@ -1,4 +1,4 @@
-"""How well a model labels pictures it never saw: by its classifier, or by the nearest of a few labelled ones.
+"""How well a model labels pictures it never saw: by its classifier or regressor, or by the nearest labelled ones.
 
     python -m training.few_labels runs/paws-digits                       # the final model on the test split
     python -m training.few_labels runs/paws-in1k --set root=data/imagenet/val
@@ -37,6 +37,16 @@ class Accuracy:
     count: int
 
 
+@dataclass(frozen=True)
+class Errors:
+    """Of numbers: root mean square in `unit`, share of the variance that is explained, and of how many pictures."""
+
+    rmse: float
+    r2: float
+    unit: str
+    count: int
+
+
 Classifying = PAWSModel | PiTModel  # models with a classifier of their own
 
 
@@ -48,9 +58,9 @@ class _Read(nn.Module):
         self.model, self.what = model, what
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embeddings [B, E], or logits [B, K]."""
+        """Embeddings [B, E], logits [B, K] or numbers [B, V]."""
         if isinstance(self.model, PiTModel):
-            return self.model.logits(pixels)
+            return self.model.values(pixels) if self.what == "values" else self.model.logits(pixels)
         embedded = self.model.embed(pixels)
         if self.what == "embedding":
             return embedded.predicted
@@ -61,7 +71,7 @@ class _Read(nn.Module):
 def read(
     model: Classifying, source: Source, indices: Sequence[int] | None, label: str, what: str
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings or logits [N, E] of samples, whole pictures in eval mode, and their labels [N]."""
+    """Embeddings, logits or numbers [N, E] of samples, whole pictures in eval mode, and their labels [N]."""
     table = extract_features(
         _Read(model, what), source, indices=indices, processor=default_processor(model), progress=False
     )
@@ -109,6 +119,21 @@ def classifier_accuracy(model: Classifying, unseen: tuple[Source, Sequence[int] 
         raise ValueError("this model has no classifier: train one with a recipe of the method finetune or supervised")
     logits, truth = read(model, *unseen, label, "logits")
     return accuracy(logits, truth)
+
+
+def regressor_errors(model: Classifying, unseen: tuple[Source, Sequence[int] | None], label: str) -> Errors:
+    """Errors of a model's own regressor.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not isinstance(model, PiTModel) or model.regressor is None:
+        raise ValueError("this model has no regressor: train one with a recipe of the method supervised")
+    said, truth = read(model, *unseen, label, "values")
+    truth = truth.double()
+    error = (said[:, 0].double() - truth).square().mean()
+    spread = (truth - truth.mean()).square().mean()
+    return Errors(float(error.sqrt()), float(1 - error / spread), unseen[0].labels[label].unit, len(truth))
 
 
 def labelled_part(settings: Settings) -> tuple[Source, list[int], str]:
@@ -163,6 +188,14 @@ def evaluate(
     return nearest_neighbours(model, (source, indices), (unseen, None), label)
 
 
+def evaluate_numbers(
+    model: Classifying, settings: Settings, split: str = "test", changes: Mapping[str, Any] | None = None
+) -> Errors:
+    """Errors on pictures the run never saw, of a model that says numbers."""
+    label = str(settings.method.own["label"])
+    return regressor_errors(model, (unseen_source(settings, split, changes or {}), None), label)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     from jepa_hub.models.base import JEPAModel
@@ -187,8 +220,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(model, Classifying):
             parser.error(f"{run} holds a {type(model).__name__}; this command is for the families paws and pit")
         settings = load_recipe(str(folder / "settings.yaml"))
+        given = apply_overrides({}, chosen.set)
+        if isinstance(model, PiTModel) and not settings.method.own.get("num_classes"):
+            errors = evaluate_numbers(model, settings, chosen.split, given)
+            scores.append(100 * errors.r2)
+            said = f"error {errors.rmse:.3g} {errors.unit}".rstrip()
+            print(f"{run}: R2 {scores[-1]:.1f} %, {said} (root mean square) of {errors.count} (its regressor)")
+            continue
         how = "its classifier" if model.classifier is not None else "its labelled neighbours"
-        found = evaluate(model, settings, chosen.split, apply_overrides({}, chosen.set))
+        found = evaluate(model, settings, chosen.split, given)
         scores.append(100 * found.top1)
         print(f"{run}: top-1 {100 * found.top1:.1f} %, top-5 {100 * found.top5:.1f} % of {found.count} ({how})")
     if len(scores) > 1:

@@ -105,6 +105,7 @@ class Run:
         self.peak = peak_of(self.accelerator.device, settings.run.precision)
         self.views = DeviceViews(settings.data.views, settings.run.seed)
         method = build.build_method(settings, model).to(self.dtype).train()
+        method.name_classes((support.source if support else self.source).labels)
         if settings.run.compile:
             compile_blocks(method)
         self.method, self.optimizer = self.averager.prepare(method, build_optimizer(method, settings.optim))

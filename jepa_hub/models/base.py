@@ -97,6 +97,7 @@ class JEPAModel(JEPAPreTrainedModel):
 
     networks: ClassVar[tuple[str, ...]] = NETWORKS
     targets_may_be_seen: ClassVar[bool] = False  # whether a token may be context and target at once
+    card_examples: ClassVar[Mapping[str, str]] = {}  # attribute that must be there -> line of the card's example
     more_graphs: ClassVar[Mapping[str, str]] = {}  # graph of a family's own -> method or head it computes
     encoder: ViTEncoder | None
     predictor: Predictor | None

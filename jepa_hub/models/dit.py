@@ -7,7 +7,7 @@ that pictures are sampled from. Unlike the paper's, the variance is not learned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -93,6 +93,9 @@ class DiTModel(JEPAModel):
     """A diffusion transformer: `sample` makes pictures; `encode` gives tokens of clean ones."""
 
     networks = ("encoder", "target_encoder")
+    card_examples: ClassVar[Mapping[str, str]] = {
+        "sample": "pictures = model.sample(count=4)  # [4, 3, H, W], 0 to 1; of classes: model.sample([0, 1])",
+    }
     config_class = DiTConfig
     config: DiTConfig
     encoder: DiTEncoder | None

@@ -96,6 +96,10 @@ class PiTModel(MAEModel):
 
     networks = ("encoder", "predictor")
     more_graphs: ClassVar[Mapping[str, str]] = {"logits": "logits", "values": "values"}
+    card_examples: ClassVar[Mapping[str, str]] = {
+        "classifier": 'found = model.classify(processor("photo.jpg"))  # .labels, the likeliest first  .probabilities',
+        "regressor": 'numbers = model.regress(processor("photo.jpg"))  # [B, V]',
+    }
     config_class = PiTConfig
     config: PiTConfig
     encoder: PixelEncoder

@@ -127,6 +127,17 @@ def test_our_card(hub: Hub) -> None:
     assert stored["image_mean"] == pytest.approx([0.485, 0.456, 0.406])  # of the catalogued weights
 
 
+def test_a_card_says_what_the_model_is_for() -> None:
+    from jepa_hub.card import card
+
+    made, said = card(tiny_model("dit"), "me/tiny"), card(tiny_model("pit", num_classes=3), "me/tiny")
+    assert "model.sample(" in made and "pipeline_tag: unconditional-image-generation" in made
+    assert "model.classify(" in said and "model.regress(" not in said and "pipeline_tag: image-classification" in said
+    plain = card(tiny_model("ijepa"), "me/tiny")
+    assert "- self-supervised-learning" in plain and "pipeline_tag: image-feature-extraction" in plain
+    assert "self-supervised" not in made + said
+
+
 def test_fewer_networks_do_not_replace_more(hub: Hub) -> None:
     model = tiny_model("ijepa")
     model.push_to_hub("me/tiny")

@@ -106,7 +106,7 @@ def test_a_run_learns_and_its_average_is_what_is_sampled(settings_of: Callable[.
     assert model.encoder is not None and model.target_encoder is not None
     pairs = zip(model.encoder.parameters(), model.target_encoder.parameters(), strict=True)
     assert any(not torch.equal(one, two) for one, two in pairs)
-    pictures = model.sample([0, 1], steps=5, progress=False)
+    pictures = model.sample(["zero", 1], steps=5, progress=False)  # by the names of the source
     # digits have no colour, although nothing in the network knows so; noise has 0.29
     assert pictures.shape == (2, 3, 8, 8) and pictures.std(dim=1).mean() < 0.15
 

@@ -15,11 +15,15 @@ from jepa_hub.models.pit import PiTModel
 from tests.official import tiny_config, tiny_model
 from training import few_labels
 from training.config import Settings
+from training.data.digits import NAMES
+from training.data.source import Label
 from training.loop import Run
-from training.methods.labelled import classified, labelled_pictures
+from training.methods.labelled import classified, labelled_pictures, names_of
 from training.methods.mixing import mix
 from training.methods.supervised import Supervised, SupervisedSettings
 from training.objectives import number_error
+from training.probing.features import default_processor
+from training.probing.splits import build_source
 from training.recipe import RecipeError, check_settings
 
 PIT: dict[str, Any] = {
@@ -115,6 +119,7 @@ def test_a_run_learns_is_scored_and_goes_on(settings_of: Callable[..., Settings]
     final = Run(settings).train()
     model = JEPAModel.from_pretrained(final)
     assert isinstance(model, PiTModel) and model.config.num_classes == 10 and list(model.config.networks) == ["encoder"]
+    assert list(model.config.class_names) == list(NAMES)  # the source's, said by classify
     found = few_labels.evaluate(model, settings)
     assert found.top1 > 0.6 and found.count == 269
     again = settings_of(
@@ -173,6 +178,41 @@ def test_wrong_recipes(changes: dict[str, Any], message: str) -> None:
 
     with pytest.raises(RecipeError, match=message):
         check_settings(recipe("unused", **{**PIT, **changes}), "test")
+
+
+def test_names_of_classes_come_from_the_source() -> None:
+    labels = {"kind": Label("class", 2, ("cat", "dog")), "size": Label("number", unit="cm")}
+    assert names_of(labels, "kind", 2) == ["cat", "dog"]
+    assert names_of(labels, "kind", 3) == names_of(labels, "size", 0) == []
+    for label, num_classes, message in (
+        ("knd", 2, "'knd' is none of the source's: kind, size"),
+        ("kind", 0, "is a class of 2: set method.num_classes=2"),
+        ("size", 2, "is a number"),
+        ("kind", 1, "has 2 classes, the recipe 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            names_of(labels, label, num_classes)
+
+
+def test_numbers_of_unseen_pictures_are_scored() -> None:
+    own = {"size": 16, "num_samples": 30, "cache": None}
+    source = build_source("scenes", {**own, "split": "test"})
+    model = tiny_model("pit", image_size=16, patch_size=4, num_values=1, value_offset=9.0, pool="mean")
+    assert isinstance(model, PiTModel)
+    found = few_labels.regressor_errors(model, (source, None), "depth")
+    samples = [source.read(index, 0) for index in range(30)]
+    truth = torch.tensor([sample.labels["depth"] for sample in samples])
+    processor = default_processor(model)
+    said = model.regress(processor([each.pixels.permute(1, 2, 0).numpy() for each in samples]))[:, 0]
+    error = (said - truth).square().mean()
+    assert found.rmse == pytest.approx(error.sqrt().item(), rel=1e-4) and (found.unit, found.count) == (
+        "scene units",
+        30,
+    )
+    assert found.unit == "scene units"
+    assert found.r2 == pytest.approx(1 - (error / truth.var(correction=0)).item(), abs=1e-4)
+    with pytest.raises(ValueError, match="no regressor"):
+        few_labels.regressor_errors(tiny_model("pit"), (source, None), "depth")
 
 
 def test_only_vision_transformers_are_trained_so() -> None:

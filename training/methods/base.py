@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from jepa_hub.models.base import JEPAModel
 from training.config import Settings as RunSettings
+from training.data.source import Label
 
 
 class MethodSettings(BaseModel):
@@ -53,6 +55,16 @@ class Method(nn.Module):
                 sample), "caption_ids" [n*B] and "known_ids" [B, F] (0 pads), where the recipe has captions.
         """
         raise NotImplementedError
+
+    def name_classes(self, labels: Mapping[str, Label]) -> None:
+        """Note the names of the classes that are learned, on a model that says them.
+
+        Args:
+            labels: of the labelled samples' source, by name.
+
+        Raises:
+            ValueError: the method learns a label that is not there, or that is not what its settings say.
+        """
 
     def after_step(self, progress: float) -> None:
         """What follows an optimizer step, e.g. a moving average; `progress` in [0, 1] of the schedule."""

@@ -5,6 +5,7 @@ Noise, targets and schedules are those of diffusers' DDPMScheduler. Unlike the p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +16,9 @@ from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.dit import DiTModel
 from jepa_hub.models.sampling import build_scheduler
 from training.config import Settings as RunSettings
+from training.data.source import Label
 from training.methods.base import Method, MethodSettings
+from training.methods.labelled import names_of
 from training.methods.moving_average import update_average
 from training.objectives import pixel_error
 
@@ -121,6 +124,12 @@ class Diffusion(Method):
         classes = batch["labels"][own.label]
         hidden = torch.rand(len(classes), device=classes.device) < own.label_dropout
         return torch.where(hidden, self.model.config.num_classes, classes)
+
+    def name_classes(self, labels: Mapping[str, Label]) -> None:
+        """Pictures can be asked for by the names of the classes."""
+        config = self.model.config
+        if self.settings.label is not None:
+            config.class_names = config.class_names or names_of(labels, self.settings.label, config.num_classes)
 
     def after_step(self, progress: float) -> None:
         """Move the average towards the network."""

@@ -6,6 +6,7 @@ Source: arXiv:2406.09415, sec. 4.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.pit import PiTModel
 from training.config import Settings as RunSettings
+from training.data.source import Label
 from training.methods.base import Method, MethodSettings
-from training.methods.labelled import check_label, classified, labelled_pictures
+from training.methods.labelled import check_label, classified, labelled_pictures, names_of
 from training.methods.mixing import mix
 from training.objectives import number_error
 
@@ -86,6 +88,11 @@ class Supervised(Method):
             shares = F.one_hot(labels, own.num_classes).float()  # [B, K]
             pixels, labels = mix(pixels, shares, own.mixup, own.cutmix)
         return classified(self.model.logits(pixels), labels, own.label_smoothing)
+
+    def name_classes(self, labels: Mapping[str, Label]) -> None:
+        """The classifier says the names of its classes."""
+        names = names_of(labels, self.settings.label, self.settings.num_classes)
+        self.model.config.class_names = self.model.config.class_names or names
 
     def parts(self) -> dict[str, nn.Module]:
         """The encoder with its head: one network, whose gradients are clipped together."""
