@@ -71,8 +71,9 @@ class PatchBank:
         filled = as_patches(pixels[None], tubelet, side)[0].clone()  # [N', 3, t, p, p]
         filled[where] = self.patches[self.nearest(tokens)[0]].to(filled)
         frames, height, width = pixels.shape[1:]
-        grid = filled.unflatten(0, (frames // tubelet, height // side, width // side))  # [T, H, W, 3, t, p, p]
-        return grid.permute(3, 0, 4, 1, 5, 2, 6).reshape(3, frames, height, width)
+        steps = max(1, frames // tubelet)  # a single frame was repeated
+        grid = filled.unflatten(0, (steps, height // side, width // side))  # [T, H, W, 3, t, p, p]
+        return grid.permute(3, 0, 4, 1, 5, 2, 6).reshape(3, steps * tubelet, height, width)[:, :frames]
 
 
 def as_patches(pixels: Tensor, tubelet: int, side: int) -> Tensor:

@@ -160,6 +160,15 @@ def test_patches_are_those_of_the_tokens() -> None:
         as_patches(pixels, 3, 2)
 
 
+def test_a_still_picture_is_painted_by_a_model_of_clips() -> None:
+    model = tiny_model("vjepa")
+    pixels = torch.randn(3, 1, 32, 32)
+    bank = PatchBank.of(model, pixels[None])
+    tokens = model.prediction_targets(pixels[None].expand(-1, -1, model.config.tubelet_size, -1, -1))[0]
+    painted = bank.paint(pixels, torch.arange(len(tokens)), tokens)
+    assert painted.shape == pixels.shape and torch.allclose(painted, pixels)
+
+
 def test_a_bank_paints_a_picture_back_from_its_own_tokens() -> None:
     """Of true tokens the nearest patches are the true ones, so that the painted picture is the picture."""
     model = JEPAModel.from_pretrained("ijepa-tiny-scenes")
