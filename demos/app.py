@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from demos.guard import Guard
 from demos.library import Library
 from demos.shell import Shell
-from demos.tabs import features, physics
+from demos.tabs import features, physics, prediction
 from demos.uploads import MAX_UPLOAD
 
 ASSETS = Path(__file__).parent / "assets"
@@ -32,6 +32,7 @@ MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"
 
 TABS: tuple[tuple[str, str, Any], ...] = (
     ("Features", "features", features),
+    ("Prediction", "prediction", prediction),
     ("Physics", "physics", physics),
 )
 

@@ -128,6 +128,14 @@ class Shell:
 
         return event(clicked, list(inputs), list(outputs), show_progress="minimal", **_QUIET)
 
+    def told(self, event: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        """Tie a function to an event of a script of ours; it takes what the browser sent first, then the inputs."""
+
+        def heard(event: gr.EventData, *given: Any) -> Any:
+            return _guarded(function, event._data, *given)
+
+        return event(heard, list(inputs), list(outputs), show_progress="minimal", **_QUIET)
+
     def choose(
         self,
         event: Any,

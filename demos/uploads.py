@@ -41,7 +41,8 @@ def check(paths: str | Sequence[str] | None, *, most: int = MAX_IMAGES) -> Media
     if not several:
         raise MediaError("choose an image or a video first, or click an example")
     if len(several) > most:
-        raise MediaError(f"{len(several)} files are more than the {most} that are shown side by side")
+        words = f"more than the {most} that are shown side by side" if most > 1 else "too many: one at a time here"
+        raise MediaError(f"{len(several)} files are {words}")
     kinds = {_checked(path) for path in several}
     if len(kinds) > 1:
         raise MediaError("choose images or a video, not both")

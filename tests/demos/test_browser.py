@@ -129,6 +129,36 @@ def features(visit: Visit, name: str) -> None:
     visit.keep(f"{name}-features-film")
 
 
+def prediction(visit: Visit, name: str) -> None:
+    """A picture, a stroke over it, a video."""
+    panel = visit.open("Prediction")
+    panel.locator(THUMBNAILS).nth(0).click()
+    count(panel.locator(".jh-picture img"), 6)
+    panel.get_by_text(re.compile("16 of 64 tokens hidden")).wait_for()
+    said = re.search(r"truth: (\d\.\d\d)", panel.get_by_text(re.compile("Likeness of the")).text_content())
+    assert said and 0.5 < float(said[1]) < 1
+    canvas = panel.locator(".jh-painter canvas")
+    assert panel.locator(".jh-painter").get_attribute("data-hidden") == "16"
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    mouse = visit.page.mouse
+    mouse.move(box["x"] + box["width"] / 16, box["y"] + box["height"] / 16)  # down the first column
+    mouse.down()
+    mouse.move(box["x"] + box["width"] / 16, box["y"] + box["height"] * 15 / 16, steps=16)
+    mouse.up()
+    assert panel.locator(".jh-painter").get_attribute("data-hidden") == "24"
+    panel.get_by_text(re.compile("24 of 64 tokens hidden")).wait_for()
+    assert colours(visit.page, "#jh-tab-prediction .jh-picture >> nth=4 >> img") > 15
+    visit.keep(f"{name}-prediction")
+    panel.locator(THUMBNAILS).nth(3).click()
+    count(panel.locator(".jh-player canvas"), 7)
+    panel.get_by_text(re.compile("64 of 128 tokens hidden")).wait_for()
+    visit.page.wait_for_timeout(300)
+    panel.locator(".jh-player input[type=range]").fill("5")
+    assert colours(visit.page, "#jh-tab-prediction .jh-player canvas >> nth=2") > 15
+    visit.keep(f"{name}-prediction-video")
+
+
 def physics(visit: Visit, name: str) -> None:
     """A scene, the other thing that goes wrong with it, the curve's cursor."""
     panel = visit.open("Physics")
@@ -155,7 +185,11 @@ def physics(visit: Visit, name: str) -> None:
     visit.keep(f"{name}-physics")
 
 
-TABS: dict[str, Callable[[Visit, str], None]] = {"Features": features, "Physics": physics}
+TABS: dict[str, Callable[[Visit, str], None]] = {
+    "Features": features,
+    "Prediction": prediction,
+    "Physics": physics,
+}
 
 
 def test_every_tab(visit: Callable[..., Visit]) -> None:
