@@ -21,6 +21,7 @@ from jepa_hub.physics.stage import COLOURS, FLOORS, SCREENS, SHAPES, Board, Scen
 
 Rng = np.random.Generator
 MIDDLE = 7.5  # frame at which things are hidden
+BEAM = 0.12  # half the depth of shelves that act unseen: a broad one would hide the object's shadow, or shade it
 REACH = 2.0  # where things enter and leave, in units from the middle
 
 
@@ -148,29 +149,33 @@ def inertia(rng: Rng, variant: str) -> Plan:
 
 
 def gravity(rng: Rng, variant: str) -> Plan:
-    """The object slides along a shelf that ends in the middle, or goes on."""
-    del variant
-    height, side = rng.uniform(1.1, 1.4), float(rng.choice((-1, 1)))
-    thing = _thing(rng)
-    speed = rng.uniform(0.26, 0.32)
+    """The object slides along a shelf that ends in the middle, behind the screen, or goes on."""
+    height, side = rng.uniform(1.1, 1.3), float(rng.choice((-1, 1)))
+    thing = replace(_thing(rng), radius=rng.uniform(0.34, 0.42))
+    speed = rng.uniform(0.26, 0.3)
     thing = replace(thing, start=(-side * speed * 6.5, 0.5, height), velocity=side * speed)
-    long = Board((0.0, 0.5, height - 0.07), (3.2, 0.5, 0.07))
-    end = rng.uniform(-0.5, -0.2)  # where the short one ends, before the middle
-    short = Board((side * (end - 3.2) / 2, 0.5, height - 0.07), ((3.2 + end) / 2, 0.5, 0.07))
+    long = Board((0.0, 0.5, height - 0.07), (3.2, BEAM, 0.07))
+    end = rng.uniform(-1.0, -0.85)  # where the short one ends: early, so that the fall is over when it can be seen
+    short = Board((side * (end - 3.2) / 2, 0.5, height - 0.07), ((3.2 + end) / 2, BEAM, 0.07))
+    screen = replace(_standing(rng, rng.uniform(2.4, 2.6)), width=rng.uniform(2.5, 2.7))
     seen = view(rng)
-    first, second = (Scene(seen, thing, None, (board,), (board,)) for board in (long, short))
+    hidden = screen if variant == "passing" else None
+    first, second = (Scene(seen, thing, hidden, (board,), (board,)) for board in (long, short))
     return Plan(first, second, True, ("falls through", "flies on"))
 
 
 def support(rng: Rng, variant: str) -> Plan:
-    """The object stands on a platform that stays or is pulled away."""
-    del variant
-    height = rng.uniform(1.0, 1.4)
-    thing = replace(_thing(rng), start=(rng.uniform(-1.0, 0.6), 0.5, height))
-    stays = Board((thing.start[0], 0.5, height - 0.07), (0.6, 0.5, 0.07))
-    leaves = replace(stays, leaves=float(rng.integers(4, 8)))
+    """The object stands on a platform, wider than the screen, that stays or is pulled away."""
+    height = rng.uniform(1.0, 1.15)
+    thing = replace(_thing(rng), radius=rng.uniform(0.34, 0.42), start=(rng.uniform(-0.6, 0.4), 0.5, height))
+    width = rng.uniform(1.7, 1.9)
+    stays = Board((thing.start[0], 0.5, height - 0.07), (width / 2 + 0.5, BEAM, 0.07))
+    leaves = replace(stays, leaves=rng.uniform(3.0, 3.4))  # early, so that the fall is over when it can be seen
+    rises = (0.5, 3.0, 11.5, 14.0)
+    screen = Screen(thing.start[0], -0.6, width, rng.uniform(2.0, 2.2), rises, int(rng.integers(SCREENS)))
     seen = view(rng)
-    first, second = (Scene(seen, thing, None, (board,), (board,)) for board in (stays, leaves))
+    hidden = screen if variant == "resting" else None
+    first, second = (Scene(seen, thing, hidden, (board,), (board,)) for board in (stays, leaves))
     return Plan(first, second, True, ("falls through", "hovers"))
 
 
@@ -208,8 +213,8 @@ PROPERTIES: dict[str, Property] = {
     "colour": Property(colour, _HIDDEN, "colour constancy"),
     "continuity": Property(continuity, _HIDDEN, "spatio-temporal continuity"),
     "inertia": Property(inertia, ("passing", "passing_seen"), "inertia"),
-    "gravity": Property(gravity, ("open_seen",), "gravity"),
-    "support": Property(support, ("open_seen",), "support"),
+    "gravity": Property(gravity, ("passing", "passing_seen"), "gravity"),
+    "support": Property(support, ("resting", "resting_seen"), "support"),
     "solidity": Property(solidity, ("passing", "passing_seen"), "solidity"),
 }
 

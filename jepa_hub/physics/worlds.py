@@ -112,10 +112,8 @@ def wanted(hidden: int, seen: int) -> list[tuple[str, str, int]]:
     """(property, variant, number) of a suite with so many quadruplets of each hidden and each seen variant."""
     found = []
     for kind, each in PROPERTIES.items():
-        alone = all(variant.endswith("_seen") for variant in each.variants)
         for variant in each.variants:
-            count = seen if variant.endswith("_seen") and not alone else hidden * (2 if alone else 1)
-            found += [(kind, variant, number) for number in range(count)]
+            found += [(kind, variant, number) for number in range(seen if variant.endswith("_seen") else hidden)]
     return found
 
 
@@ -134,7 +132,7 @@ def make_suite(
 
     Args:
         path: a .zip file, written beside and renamed.
-        hidden: quadruplets of each variant with a screen (twice as many of a property that has none).
+        hidden: quadruplets of each variant with a screen.
         seen: quadruplets of each variant without one.
         size: of the pictures, pixels.
         seed, split: of everything drawn; no two splits share a scene, and training uses "train".

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from training.claims.arms import fresh, train
+from training.claims.arms import fresh, matched_steps, train
 from training.claims.base import Arm, Claim, Comparison
 
 RECIPE, BASELINE = "vjepa/tiny_worlds", "mae/tiny_worlds"
@@ -16,7 +16,7 @@ CONTEXT = 8  # frames seen in all headline numbers: half of a clip, fixed before
 PROPERTIES = ("permanence", "continuity", "shape", "colour", "inertia", "gravity", "support", "solidity")
 
 
-def measured(model: Any, work: Path, contexts: Sequence[int] = (4, 6, 8, 10, 12)) -> dict[str, float]:
+def measured(model: Any, work: Path, contexts: Sequence[int] = (4, CONTEXT, 12)) -> dict[str, float]:
     """Scores of a model on the shipped suite; the raw surprises stay in the run's folder.
 
     Per property the relative accuracy at CONTEXT frames ("permanence", with "_low" and "_high" of its bootstrap
@@ -75,8 +75,9 @@ def latent(seed: int, work: Path, overrides: Sequence[str] = ()) -> dict[str, fl
 
 
 def pixels(seed: int, work: Path) -> dict[str, float]:
-    """The pixel predictor, for as many clips."""
-    return measured(train(BASELINE, seed, work), work)
+    """The pixel predictor, for as many FLOPs."""
+    steps = f"run.steps={matched_steps(RECIPE, BASELINE)}"
+    return measured(train(BASELINE, seed, work, [steps]), work)
 
 
 def untrained(seed: int, work: Path) -> dict[str, float]:
@@ -92,8 +93,13 @@ def blocks(seed: int, work: Path) -> dict[str, float]:
 
 
 def longer(seed: int, work: Path) -> dict[str, float]:
-    """V-JEPA to the end of its schedule."""
-    return latent(seed, work, ["run.steps=2400", "optim.schedule_scale=1.0"])
+    """V-JEPA for three times as many steps."""
+    return latent(seed, work, ["run.steps=3600"])
+
+
+def fewer(seed: int, work: Path) -> dict[str, float]:
+    """V-JEPA on the first tenth of the clips."""
+    return latent(seed, work, ["data.source.num_samples=300"])
 
 
 def motion(seed: int, work: Path) -> dict[str, float]:

@@ -37,7 +37,7 @@ class Worlds(Generated):
     Settings = WorldsSettings
     kind = "clip"
     name = "worlds"
-    version = 2
+    version = 3
     batch_size = 8
 
     @property
