@@ -46,6 +46,15 @@ def load_results(results: Path, name: str) -> Results:
     return found
 
 
+def hardware() -> str:
+    """What a cell runs on: the GPU where there is one, as training takes it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {torch.get_num_threads()} thread(s)"
+
+
 def run_cell(results: Path, work: Path, name: str, arm: str, seed: int) -> Path:
     """Run one cell and write its result; the run's folder stays, so that a cell that was cut off goes on."""
     from jepa_hub.version import __version__
@@ -61,7 +70,7 @@ def run_cell(results: Path, work: Path, name: str, arm: str, seed: int) -> Path:
         "seed": seed,
         "metrics": metrics,
         "seconds": round(time.perf_counter() - start, 1),
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
+        "hardware": hardware(),
         "jepa_hub": __version__,
         "torch": torch.__version__,
     }

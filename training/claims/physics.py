@@ -12,6 +12,8 @@ from training.claims.arms import fresh, matched_steps, train
 from training.claims.base import Arm, Claim, Comparison
 
 RECIPE, BASELINE = "vjepa/tiny_worlds", "mae/tiny_worlds"
+SMALL, SMALL_BASELINE = "vjepa/small_worlds", "mae/small_worlds"
+LONGER = "run.steps=3600"  # three times the recipe's
 CONTEXT = 8  # frames seen in all headline numbers: half of a clip, fixed before anything was trained
 PROPERTIES = ("permanence", "continuity", "shape", "colour", "inertia", "gravity", "support", "solidity")
 
@@ -23,6 +25,7 @@ def measured(model: Any, work: Path, contexts: Sequence[int] = (4, CONTEXT, 12))
     interval), of pairs that end alike ("_matched", "_matched_low", ...), of whole quadruplets ("_group"), and of the
     largest step instead of the mean ("_step_max"); other contexts as "permanence@4".
     """
+    from jepa_hub.embedding.embedder import choose_device
     from jepa_hub.physics.evaluation import Protocol, evaluate
     from jepa_hub.physics.worlds import worlds_suite
     from jepa_hub.processing import JEPAProcessor
@@ -35,11 +38,9 @@ def measured(model: Any, work: Path, contexts: Sequence[int] = (4, CONTEXT, 12))
         tubelet_size=config.tubelet_size,
         num_frames=config.num_frames,
     )
-    raw = evaluate(
-        model, processor, worlds_suite(), work / "raw.jsonl", Protocol(context_frames=tuple(contexts), batch_size=32),
-        progress=False,
-    )  # fmt: skip
-    return scored(raw)
+    protocol = Protocol(context_frames=tuple(contexts), batch_size=32)
+    model = model.to(choose_device("auto"))
+    return scored(evaluate(model, processor, worlds_suite(), work / "raw.jsonl", protocol, progress=False))
 
 
 def scored(raw: Any) -> dict[str, float]:
@@ -94,7 +95,23 @@ def blocks(seed: int, work: Path) -> dict[str, float]:
 
 def longer(seed: int, work: Path) -> dict[str, float]:
     """V-JEPA for three times as many steps."""
-    return latent(seed, work, ["run.steps=3600"])
+    return latent(seed, work, [LONGER])
+
+
+def longer_pixels(seed: int, work: Path) -> dict[str, float]:
+    """The pixel predictor, for as many FLOPs as `longer`."""
+    steps = f"run.steps={matched_steps(RECIPE, BASELINE, [LONGER])}"
+    return measured(train(BASELINE, seed, work, [steps]), work)
+
+
+def small(seed: int, work: Path) -> dict[str, float]:
+    """A larger V-JEPA on smaller patches, more clips and more steps: minutes on one GPU."""
+    return measured(train(SMALL, seed, work), work)
+
+
+def small_pixels(seed: int, work: Path) -> dict[str, float]:
+    """The pixel predictor, for as many FLOPs as `small`."""
+    return measured(train(SMALL_BASELINE, seed, work, [f"run.steps={matched_steps(SMALL, SMALL_BASELINE)}"]), work)
 
 
 def fewer(seed: int, work: Path) -> dict[str, float]:
@@ -146,6 +163,9 @@ CLAIM = Claim(
         Arm("untrained", "random weights", untrained, seeds=10),
         Arm("motion", "change from frame to frame, no model", motion, seeds=1),
         Arm("longer", "V-JEPA, three times as many steps", longer, core=False),
+        Arm("longer_pixels", "pixel prediction, as many FLOPs as longer", longer_pixels, core=False),
+        Arm("small", "V-JEPA of 2.7 M parameters, 12,000 clips, 8,000 steps of 32", small, core=False, seeds=3),
+        Arm("small_pixels", "pixel prediction, as many FLOPs as small", small_pixels, core=False, seeds=3),
         Arm("blocks", "V-JEPA, multi-block masks", blocks, core=False),
         Arm("fewer", "V-JEPA, a tenth of the clips", fewer, core=False),
     ),
@@ -159,7 +179,13 @@ CLAIM = Claim(
         ),
         *(
             Comparison(name, *pair, decisive=False)
-            for pair in (("longer", "latent"), ("latent", "blocks"), ("latent", "fewer"))
+            for pair in (
+                ("longer", "longer_pixels"),
+                ("small", "small_pixels"),
+                ("longer", "latent"),
+                ("latent", "blocks"),
+                ("latent", "fewer"),
+            )
             for name in ("permanence", "continuity")
         ),
     ),
