@@ -12,7 +12,6 @@ from training.claims.arms import fresh, matched_steps, train
 from training.claims.base import Arm, Claim, Comparison
 
 RECIPE, BASELINE = "vjepa/tiny_worlds", "mae/tiny_worlds"
-SMALL, SMALL_BASELINE = "vjepa/small_worlds", "mae/small_worlds"
 LONGER = "run.steps=3600"  # three times the recipe's
 CONTEXT = 8  # frames seen in all headline numbers: half of a clip, fixed before anything was trained
 PROPERTIES = ("permanence", "continuity", "shape", "colour", "inertia", "gravity", "support", "solidity")
@@ -104,19 +103,9 @@ def longer_pixels(seed: int, work: Path) -> dict[str, float]:
     return measured(train(BASELINE, seed, work, [steps]), work)
 
 
-def small(seed: int, work: Path) -> dict[str, float]:
-    """A larger V-JEPA on smaller patches, more clips and more steps: minutes on one GPU."""
-    return measured(train(SMALL, seed, work), work)
-
-
-def small_pixels(seed: int, work: Path) -> dict[str, float]:
-    """The pixel predictor, for as many FLOPs as `small`."""
-    return measured(train(SMALL_BASELINE, seed, work, [f"run.steps={matched_steps(SMALL, SMALL_BASELINE)}"]), work)
-
-
-def fewer(seed: int, work: Path) -> dict[str, float]:
-    """V-JEPA on the first tenth of the clips."""
-    return latent(seed, work, ["data.source.num_samples=300"])
+def finer(seed: int, work: Path) -> dict[str, float]:
+    """V-JEPA on patches of 8 instead of 12 pixels: 2.3 times as many tokens."""
+    return latent(seed, work, ["model.patch_size=8"])
 
 
 def motion(seed: int, work: Path) -> dict[str, float]:
@@ -162,12 +151,10 @@ CLAIM = Claim(
         Arm("pixels", "pixel prediction, as many FLOPs", pixels),
         Arm("untrained", "random weights", untrained, seeds=10),
         Arm("motion", "change from frame to frame, no model", motion, seeds=1),
-        Arm("longer", "V-JEPA, three times as many steps", longer, core=False),
-        Arm("longer_pixels", "pixel prediction, as many FLOPs as longer", longer_pixels, core=False),
-        Arm("small", "V-JEPA of 2.7 M parameters, 12,000 clips, 8,000 steps of 32", small, core=False, seeds=3),
-        Arm("small_pixels", "pixel prediction, as many FLOPs as small", small_pixels, core=False, seeds=3),
-        Arm("blocks", "V-JEPA, multi-block masks", blocks, core=False),
-        Arm("fewer", "V-JEPA, a tenth of the clips", fewer, core=False),
+        Arm("longer", "V-JEPA, three times as many steps", longer, core=False, seeds=2),
+        Arm("longer_pixels", "pixel prediction, as many FLOPs as longer", longer_pixels, core=False, seeds=2),
+        Arm("blocks", "V-JEPA, multi-block masks", blocks, core=False, seeds=2),
+        Arm("finer", "V-JEPA, patches of 8 pixels", finer, core=False, seeds=2),
     ),
     comparisons=(
         *(Comparison(name, "latent", "pixels") for name in ("permanence", "continuity", "others")),
@@ -181,10 +168,9 @@ CLAIM = Claim(
             Comparison(name, *pair, decisive=False)
             for pair in (
                 ("longer", "longer_pixels"),
-                ("small", "small_pixels"),
                 ("longer", "latent"),
-                ("latent", "blocks"),
-                ("latent", "fewer"),
+                ("blocks", "latent"),
+                ("finer", "latent"),
             )
             for name in ("permanence", "continuity")
         ),
