@@ -114,19 +114,31 @@ CLIPS = {
     "vit_large_patch14": 427_616_513,
     "vit_huge_patch14": 986_109_441,
 }
+# millions (all, vision with its projection, text), as the table of models in LAION's model cards rounds them
+CLIP_MILLIONS = {
+    "vit_base_patch32": (151.28, 87.85, 63.43),
+    "vit_base_patch16": (149.62, 86.19, 63.43),
+    "vit_large_patch14": (427.62, 303.97, 123.65),
+    "vit_huge_patch14": (986.11, 632.08, 354.03),
+    "vit_gigantic_patch14": (2539.57, 1844.91, 694.66),
+}
 
 
 @pytest.mark.parametrize("size", LLIPS)
 def test_published_sizes_have_the_published_counts(size: str) -> None:
-    def count(**settings: Any) -> tuple[int, LlipConfig]:
-        config = LlipConfig.of_size(size, **settings)
-        with torch.device("meta"):
-            return sum(each.numel() for each in LlipModel(config).parameters()), config
+    def numel(module: torch.nn.Module) -> int:
+        return sum(each.numel() for each in module.parameters())
 
-    plain, config = count(num_mixture_tokens=1, mixing="first", mixing_norm=False)
+    def made(**settings: Any) -> LlipModel:
+        with torch.device("meta"):
+            return LlipModel(LlipConfig.of_size(size, **settings))
+
+    clip, llip = made(num_mixture_tokens=1, mixing="first", mixing_norm=False), made()
+    plain, many, config = numel(clip), numel(llip), llip.config
     if size in CLIPS:
         assert plain == CLIPS[size] + 1  # the bias
-    many, config = count()
+    vision = numel(clip.encoder) + clip.mixing.value_proj.numel()
+    assert [round(each / 1e6, 2) for each in (plain, vision, numel(clip.text))] == list(CLIP_MILLIONS[size])
     width, size_, tokens, text = config.hidden_size, config.embed_size, 64, config.text_hidden_size
     more = 2 * (tokens - 1) * width + (2 * tokens - 1) * width * size_ + text * size_ + size_**2
     assert many - plain == more + (6 * size_ if config.mixing_norm else 0)
