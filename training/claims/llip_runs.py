@@ -16,11 +16,18 @@ from training.claims.base import Arm, Results
 Split = Literal["train", "validation", "test"]
 RECIPE = "llip/tiny_quadrants"
 NUM_IMAGES = 2000  # of a test; the standard error of an accuracy over its 8,000 answers is half a point
-SWEEP = {16: "", 64: "_64", 128: "_128"}  # embed_size -> ending of the arms' names
+SIZES = (16, 64, 128)  # of the sweep
+SWEEP = {  # arms of the sweep, by size
+    "Llip, chosen for each D": ("llip", "llip_64_tuned", "llip_128_tuned"),
+    "SigLIP, chosen for each D": ("siglip", "siglip_64_tuned", "siglip_128"),
+    "Llip, chosen at D = 16": ("llip", "llip_64", "llip_128"),
+    "SigLIP, chosen at D = 16": ("siglip", "siglip_64", "siglip_128"),
+}
 LADDER = (  # arms of the picture, top to bottom
     *("siglip", "register", "uniform", "learned", "llip", "shortcut", "patches"),
     *("siglip_matched", "siglip_64", "siglip_128", "siglip_plain"),
-    *("siglip_large", "siglip_long", "siglip_large_long", "llip_64", "llip_128"),
+    *("siglip_large", "siglip_long", "siglip_large_long", "siglip_64_tuned"),
+    *("llip_64", "llip_128", "llip_64_tuned", "llip_128_tuned"),
 )
 SINGLE = ("model.mixing=first", "model.num_mixture_tokens=1")
 
@@ -155,14 +162,14 @@ def draw(results: Results, path: Path) -> None:
     left.set_yticks(range(len(names)), list(reversed(names)))
     left.axvline(100 / 48, color="#999999", linestyle=":")
     left.set_xlabel("zero-shot accuracy, % (dotted: chance)")
-    for kind, colour in (("siglip", "#777777"), ("llip", "#3b6ea8")):
-        sizes = [size for size, ending in SWEEP.items() if values(kind + ending)]
-        for size in sizes:
-            here = values(kind + SWEEP[size])
+    for (name, arms), colour, line in zip(SWEEP.items(), ("#3b6ea8", "#777777") * 2, ("-", "-", ":", ":"), strict=True):
+        sizes = [size for size, each in zip(SIZES, arms, strict=True) if values(each)]
+        found = [values(each) for each in arms if values(each)]
+        for size, here in zip(sizes, found, strict=True):
             right.plot([size] * len(here), here, "o", color=colour, alpha=0.4, markersize=5)
-        right.plot(sizes, [_mean(values(kind + SWEEP[size])) for size in sizes], "-", color=colour, label=kind)
+        right.plot(sizes, [_mean(here) for here in found], line, color=colour, label=name)
     right.set_xscale("log", base=2)
-    right.set_xticks(list(SWEEP), list(map(str, SWEEP)))
+    right.set_xticks(SIZES, list(map(str, SIZES)))
     right.set_xlabel("size D of the embedding")
     right.set_ylim(0, 100)
     right.legend()
