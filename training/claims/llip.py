@@ -63,7 +63,7 @@ CLAIM = Claim(
         arm("llip_128", "Llip, D = 128, chosen at D = 16", SIZED[128]),
         arm("siglip_64_tuned", "SigLIP, D = 64, rate 2e-3", *SINGLE, SIZED[64], RATE),
         arm("llip_64_tuned", "Llip, D = 64, temperature 12", SIZED[64], TAU),
-        arm("llip_128_tuned", "Llip, D = 128, temperature 12", SIZED[128], TAU),
+        arm("llip_128_tuned", "Llip, D = 128, temperature 12, rate 2e-3", SIZED[128], TAU, RATE),
         arm("siglip_plain", "SigLIP, started as CLIP", *SINGLE, *PLAIN_START),
         arm("siglip_large", "SigLIP, towers twice as wide, D = 64", *SINGLE, *WIDE),
         arm("siglip_long", "SigLIP, four times the steps", *SINGLE, LONG),
