@@ -1,6 +1,7 @@
 """What a shortlist loses and saves: the shipped Llip model finds drawn pictures by phrases from their scene graphs.
 
-    python benchmarks/retrieval.py                   # 2,000 test pictures, 500 phrases; prints a table
+    python benchmarks/retrieval.py                   # 2,000 test pictures, 500 phrases; prints a table, and
+                                                     # how often words of colours, shapes and counts are right
 
 Recall is the share of phrases with a true picture first; the last row ranks all pictures exactly. No bar: how much a
 shortlist loses depends on the model. The time includes nothing but the search.
@@ -10,21 +11,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from jepa_hub import JEPAModel
+from jepa_hub import JEPAModel, zero_shot
+from jepa_hub.models.llip import ImageParts, LlipModel
 from jepa_hub.processing import JEPAProcessor
 from jepa_hub.retrieval import Gallery, map_at_r, recall_at, tradeoff
 from training.config import CaptionSettings
 from training.data.captions import captions_of
+from training.data.scene_graph import COLOURS
 from training.data.scenes import Scenes
+from training.data.solids import SHAPES
+from training.data.source import Sample
 
 MODEL = "llip-tiny-scenes"
 SHORTLISTS = (10, 30, 100, 300, 1000)
+COUNTS = ("one object", "two objects", "three objects", "four objects")
 
 
 def main() -> None:
@@ -57,6 +64,23 @@ def main() -> None:
         f"texts by pictures: recall at 1 {100 * recall_at(cosines, truth.T, 1):.1f} %, mAP@R "
         f"{100 * map_at_r(cosines, truth.T):.1f} %; pictures by texts: mAP@R {100 * map_at_r(cosines.T, truth):.1f} %"
     )
+    named(model, gallery.parts, samples)
+
+
+def named(model: LlipModel, image: ImageParts, samples: Sequence[Sample]) -> None:
+    """Print how often the best of some words is true: of pictures of one solid, and of how many there are."""
+    count = torch.tensor([each.labels["count"] for each in samples])
+    for label, names, template in (
+        ("colour", tuple(COLOURS), "a {} object"),
+        ("shape", tuple(SHAPES), "a {}"),
+        ("count", COUNTS, "{}"),
+    ):
+        found = zero_shot.scores(model, image, zero_shot.encode_classes(model, names, [template])).argmax(dim=1)
+        true = torch.tensor([each.labels[label] for each in samples])
+        counted = torch.ones_like(count, dtype=torch.bool) if label == "count" else count == 0
+        right = 100 * (found == true)[counted].double().mean()
+        other = 100 * (found.roll(1) == true)[counted].double().mean()
+        print(f"{label}: {right:.1f} % of {int(counted.sum())} pictures, {other:.1f} % with pictures exchanged")
 
 
 if __name__ == "__main__":

@@ -79,4 +79,6 @@ def _task(model: Any, video: bool) -> str:
         return "unconditional-image-generation"  # the Hub has no name for pictures of a class
     if getattr(model, "classifier", None) is not None:
         return "image-classification"
+    if hasattr(model, "encode_text"):
+        return "zero-shot-image-classification"
     return "feature-extraction" if video else "image-feature-extraction"

@@ -63,6 +63,9 @@ class LlipModel(JEPAModel):
 
     networks = ("encoder",)
     more_graphs: ClassVar[Mapping[str, str]] = {"image": "image_parts", "text": "text_parts", "pairs": "pair_logits"}
+    card_examples: ClassVar[Mapping[str, str]] = {
+        "mixing": 'logits = model.logits(processor("photo.jpg"), ["a red cube", "a blue sphere"])  # [B, T]'
+    }
     config_class = LlipConfig
     config: LlipConfig
     encoder: MixtureEncoder  # type: ignore[assignment]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
+from jepa_hub import catalog
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.llip import LlipModel
 from jepa_hub.models.llip_config import LLIPS, LlipConfig
@@ -366,3 +368,13 @@ def test_half_precision_and_copies() -> None:
     pixels = tiny_pixels("llip").to(torch.bfloat16)
     got = half.logits(half.encode_image(pixels), half.encode_text(IDS))
     assert (got.float() - full).abs().max() < 0.6  # a scale of 14 on cosines of 8 bits
+
+
+def test_the_card_shows_pictures_and_words() -> None:
+    from jepa_hub.card import card
+
+    text = card(tiny_model("llip"), "someone/llip")
+    assert "pipeline_tag: zero-shot-image-classification" in text
+    assert 'model.logits(processor("photo.jpg"), ["a red cube", "a blue sphere"])' in text
+    shipped = (Path(catalog.__file__).parent / "weights" / "llip-tiny-scenes" / "README.md").read_text()
+    assert re.findall("^logits = .*$", shipped, re.MULTILINE) == re.findall("^logits = .*$", text, re.MULTILINE)
