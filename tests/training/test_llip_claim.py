@@ -100,7 +100,7 @@ def test_the_remark_and_the_picture(tmp_path: Path) -> None:
     assert remark({}) == "Exchanged pictures: not run."
     results = results_of({"llip": [90.0, 92.0], "siglip": [20.0, 22.0], "siglip_long": [95.0, 95.0], "llip_64": [80.0]})
     text = remark(results)
-    assert "2.1 to 2.1 % right" in text and "siglip_long (95.0 %), reaches Llip (91.0 %)" in text
+    assert "the 7 models answer 2.1 to 2.1 % right" in text and "siglip_long (95.0 %), reaches Llip (91.0 %)" in text
     assert "stays below" in remark(results_of({"llip": [90.0], "siglip": [20.0]}))
     draw(results, tmp_path / "llip.png")
     assert (tmp_path / "llip.png").stat().st_size > 3000

@@ -121,26 +121,24 @@ def share(right: Tensor) -> float:
 def remark(results: Results) -> str:
     """What exchanged pictures give, and whether any SigLIP catches up; computed from the results."""
     means = {
-        name: {
-            metric: _mean([entry["metrics"][metric] for entry in runs.values()]) for metric in ("zero_shot", "shuffled")
-        }
+        name: _mean([entry["metrics"]["zero_shot"] for entry in runs.values()])
         for name, runs in results.items()
         if runs and all("shuffled" in entry["metrics"] for entry in runs.values())
     }
     if "llip" not in means:
         return "Exchanged pictures: not run."
-    shuffled = [each["shuffled"] for each in means.values()]
+    shuffled = [run["metrics"]["shuffled"] for name in means for run in results[name].values()]
     chance = 100 / 48
     said = (
-        f"With the pictures of other samples the arms answer {min(shuffled):.1f} to {max(shuffled):.1f} % right "
-        f"(chance: {chance:.1f} %). "
+        f"With the pictures of other samples the {len(shuffled)} models answer {min(shuffled):.1f} to "
+        f"{max(shuffled):.1f} % right (chance: {chance:.1f} %). "
     )
-    single = {name: each["zero_shot"] for name, each in means.items() if name.startswith("siglip")}
+    single = {name: score for name, score in means.items() if name.startswith("siglip")}
     if not single:
         return said.strip()
     best, score = max(single.items(), key=lambda each: each[1])
-    reaches = "reaches" if score >= means["llip"]["zero_shot"] else "stays below"
-    own = means["llip"]["zero_shot"]
+    own = means["llip"]
+    reaches = "reaches" if score >= own else "stays below"
     return f"{said}The best SigLIP of those tried, {best} ({score:.1f} %), {reaches} Llip ({own:.1f} %)."
 
 
@@ -171,8 +169,9 @@ def draw(results: Results, path: Path) -> None:
     right.set_xscale("log", base=2)
     right.set_xticks(SIZES, list(map(str, SIZES)))
     right.set_xlabel("size D of the embedding")
-    right.set_ylim(0, 100)
-    right.legend()
+    right.set_ylim(0, 102)
+    right.set_title("zero-shot accuracy, %")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize="small")
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.tight_layout()
