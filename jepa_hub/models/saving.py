@@ -16,7 +16,8 @@ from jepa_hub.convert import llip, meta, resnets, transformers_format
 from jepa_hub.processing import JEPAProcessor
 
 MAX_SHARD_SIZE = "5GB"
-_BESIDE = ("*preprocessor_config.json", "tokenizer*.json", "README.md")  # weights and configuration
+# What a repository holds beside weights and configuration.
+_BESIDE = ("*preprocessor_config.json", "tokenizer*.json", "README.md", "settings.yaml", "metrics.json")
 PUSH_ARGUMENTS = {
     "commit_message",
     "commit_description",
