@@ -3,6 +3,8 @@
 # make test        lint, types and the fast tests (offline, no GPU)
 # make test-slow   the full versions of the slow tests
 # make lint        ruff and mypy only
+# make reproduce   claims of the papers at small scale: CLAIM="ijepa vjepa" (all by default), BUDGET=60 minutes,
+#                  then REPRODUCTION.md from all results there are
 # make system      the system packages that some tests use (Debian's chromium, libegl1 and g++); needs root, skips otherwise
 # make clean       remove .venv and everything built
 #
@@ -14,11 +16,13 @@ PIP_FLAGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 OUT ?= demo_output
+CLAIM ?=
+BUDGET ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo app test test-slow lint system clean
+.PHONY: help demo app test test-slow lint reproduce system clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +46,9 @@ lint: $(VENV)/.installed-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+reproduce: $(VENV)/.installed-dev
+	@$(PY) -m training.reproduce $(CLAIM) $(if $(BUDGET),--budget-minutes $(BUDGET))
 
 # The marker .incomplete exists while pip writes. It is still there when an installation was killed half-way; then, or
 # when the interpreter behind the environment has gone, the environment is made anew.

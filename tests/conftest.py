@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["tests.hub_server"]
+pytest_plugins = ["tests.hub_server", "tests.documents"]
 
 REQUIRE_ALL = os.environ.get("JEPA_HUB_REQUIRE_ALL") == "1"
 
