@@ -58,12 +58,20 @@ class Shell:
             box.focus(lambda: gr.update(choices=self.library.names(wanted)), None, box, **_QUIET)
         return box
 
-    def files(self, label: str, *, several: bool = True) -> Any:
+    def missing(self, family: str, recipe: str) -> None:
+        """A line that says how to get a model of a family that none was found of."""
+        gr.Markdown(
+            f"No model of the family {family} comes with this package or is in the cache. Train one in minutes with "
+            f"`jepa-hub train {recipe}` and type its folder below; `jepa-hub list --family {family}` names others.",
+            elem_classes=["jh-note"],
+        )
+
+    def files(self, label: str, *, several: bool = True, kinds: Sequence[str] = _UPLOADED) -> Any:
         """Where files are dropped; they are opened by `uploads.check` only."""
         return gr.File(
             label=label,
             file_count="multiple" if several else "single",
-            file_types=list(_UPLOADED),
+            file_types=list(kinds),
             type="filepath",
             height=132,
             elem_classes=["jh-drop"],
