@@ -92,7 +92,7 @@ _SHIPPED = (
         preprocessing=Preprocessing(image_size=48, resize=48, num_frames=16),
         grid_size=(8, 4, 4),
         parameters=904_064,
-        note="The pixel-prediction baseline of vjepa-tiny-worlds: the same encoder, clips and steps.",
+        note="The pixel-prediction baseline of vjepa-tiny-worlds: the same encoder and clips, as many FLOPs.",
         **(_OURS | {"networks": ("encoder", "predictor")}),
     ),
 )
