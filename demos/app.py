@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from demos.guard import Guard
 from demos.library import Library
 from demos.shell import Shell
-from demos.tabs import features, few_labels, physics, prediction, words
+from demos.tabs import features, few_labels, physics, prediction, words, world
 from demos.uploads import MAX_UPLOAD
 
 ASSETS = Path(__file__).parent / "assets"
@@ -34,6 +34,7 @@ TABS: tuple[tuple[str, str, Any], ...] = (
     ("Features", "features", features),
     ("Prediction", "prediction", prediction),
     ("Physics", "physics", physics),
+    ("World", "world", world),
     ("Words", "words", words),
     ("Few labels", "few-labels", few_labels),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jepa_hub.catalog import CHECKPOINTS
 from tests.demos.conftest import Server
 
 PHONE = {"width": 390, "height": 844}
@@ -192,6 +193,25 @@ def physics(visit: Visit, name: str) -> None:
     visit.keep(f"{name}-physics")
 
 
+def world(visit: Visit, name: str) -> None:
+    """A darker picture, and then a brighter one; or how to get a model."""
+    panel = visit.open("World")
+    if "iwm-tiny-scenes" not in CHECKPOINTS:
+        panel.get_by_text("jepa-hub train iwm/tiny_scenes").wait_for()
+        return
+    panel.locator(THUMBNAILS).nth(0).click()
+    count(panel.locator(".jh-picture img"), 7)
+    said = panel.get_by_text(re.compile("Told: brightness"))
+    rank = re.search(r"comes (\d+)", said.text_content() or "")
+    assert rank and int(rank[1]) < 128
+    slider = panel.get_by_label("range slider for Brightness")
+    slider.focus()
+    slider.press("End")
+    panel.get_by_text(re.compile(r"Told: brightness \+0\.72")).wait_for()
+    assert colours(visit.page, "#jh-tab-world .jh-picture >> nth=2 >> img") > 8
+    visit.keep(f"{name}-world")
+
+
 def words(visit: Visit, name: str) -> None:
     """A red sphere is red; pictures are found by words."""
     panel = visit.open("Words")
@@ -233,6 +253,7 @@ TABS: dict[str, Callable[[Visit, str], None]] = {
     "Features": features,
     "Prediction": prediction,
     "Physics": physics,
+    "World": world,
     "Words": words,
     "Few labels": few_labels,
 }
