@@ -114,6 +114,7 @@ class Shell:
         *,
         name: str | None = None,
         tells: bool = True,
+        last: bool = False,
     ) -> Any:
         """Tie a function to an event.
 
@@ -122,10 +123,13 @@ class Shell:
             function: takes `tell(share, words)` first where `tells`, then the inputs.
             inputs, outputs: components.
             name: under which programs can call it; None is for the page only.
+            last: of events that come while it runs only the last counts, as where a slider is dragged.
         """
         visible: dict[str, Any] = {"api_name": name} if name else dict(_QUIET)
         if not tells:
             visible["show_progress"] = "minimal"
+        if last:
+            visible["trigger_mode"] = "always_last"
         return event(_safe(function, tells), list(inputs), list(outputs), **visible)
 
     def click(self, event: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:

@@ -340,10 +340,10 @@ def build(shell: Shell) -> None:
     def again(tell: Any, name: str, paths: list[str] | None, *settings: int) -> list[Any]:
         return run(tell, name, paths, *settings) if paths else [gr.skip()] * len(outputs)
 
-    for event in (model.input, side.release, num_frames.release):  # of what was looked at last
-        shell.run(event, again, [model, given, *settings], outputs)
+    for event in (model.input, side.input, num_frames.input):  # of what was looked at last
+        shell.run(event, again, [model, given, *settings], outputs, last=True)
     for control in (groups, layer, head):
-        shell.run(control.input, redraw, [state, token, groups, layer, head], shown, tells=False)
+        shell.run(control.input, redraw, [state, token, groups, layer, head], shown, tells=False, last=True)
     for view in views.values():
         shell.click(view.select, click, [state, groups, layer, head], [token, *shown])
 

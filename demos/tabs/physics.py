@@ -367,8 +367,8 @@ def build(shell: Shell) -> None:
               [model, context, scene], outputs)  # fmt: skip
     shell.run(wrong.input, turn, [model, state, scene, wrong], outputs, tells=False)
     shell.run(files.upload, upload, [model, context, files], outputs, name="surprise")
-    for event in (model.input, context.release):
-        shell.run(event, again, [model, context, state, scene, wrong], outputs)
+    for event in (model.input, context.input):
+        shell.run(event, again, [model, context, state, scene, wrong], outputs, last=True)
     shell.run(new.click, draw, [model, context, scene, drawn_so_far], [*outputs, drawn_so_far])
     shell.run(quick.click, tabled(QUICK), [model, context], [scored])
     shell.run(whole.click, tabled(1), [model, context], [scored])

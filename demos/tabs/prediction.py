@@ -359,8 +359,8 @@ def build(shell: Shell) -> None:
     shell.choose(gallery.select, ready_made, run, [model], [place], outputs)
     shell.run(files.upload, run, [model, files, place], outputs, name="predict")
     shell.run(model.input, again, [model, state, place], outputs)
-    for event in (place.input, frames.release):
-        shell.run(event, hide, [state, place, frames], [canvas, *shown])
+    for event in (place.input, frames.input):
+        shell.run(event, hide, [state, place, frames], [canvas, *shown], last=True)
     shell.told(canvas.input, stroke, [state], shown)
 
 

@@ -275,4 +275,4 @@ def build(shell: Shell) -> None:
     shell.run(files.upload, upload, [model, files, *controls], [state, *shown], name="world")
     shell.run(model.input, again, [model, state, *controls], [state, *shown])
     for control in controls:
-        shell.run(control.release, move, [state, *controls], shown, tells=False)
+        shell.run(control.input, move, [state, *controls], shown, tells=False, last=True)

@@ -130,6 +130,24 @@ def test_bad_files_are_answered_in_words(server: Server, tmp_path: Path, film: s
     assert alive(server)
 
 
+@pytest.mark.parametrize("name", ["surprise", "predict", "zero_shot", "world"])
+def test_every_function_for_programs_checks_its_files(server: Server, tmp_path: Path, film: str, name: str) -> None:
+    bad_files(tmp_path / "bad", film)
+    before: dict[str, list[Any]] = {
+        "surprise": ["vjepa-tiny-worlds", 0], "predict": [MODEL], "zero_shot": ["llip-tiny-scenes"], "world": [MODEL],
+    }  # fmt: skip
+    after: dict[str, list[Any]] = {"predict": ["centre"], "zero_shot": ["a, b", "{}"], "world": [0, 0, 0, 0]}
+    uploaded = {each: upload(server, tmp_path / "bad" / each) for each in ("empty.png", "torn.mp4", "huge.png")}
+    for each, path in {**uploaded, "passwd": "/etc/passwd", "x": "../../x"}.items():
+        file: Any = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        kind, content = call(
+            server, [*before[name], [file] if name == "surprise" else file, *after.get(name, [])], name=name
+        )
+        text = json.dumps(content)
+        assert kind == "error" and "root:" not in text and "Traceback" not in text and str(server.folder) not in text
+        assert each not in uploaded or each in text or "Invalid file type" in text, text
+
+
 def test_wrong_arguments_are_answered(server: Server) -> None:
     place = upload(server, scenes()[0][0])
     for data in ([MODEL, None, 8, 0, 3], ["no-such-model", [place], 8, 0, 3], [MODEL], [MODEL, "x", "y", "z", []]):
