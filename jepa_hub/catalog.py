@@ -41,6 +41,17 @@ _SHIPPED = (
         **_OURS,
     ),
     Checkpoint(
+        "iwm-tiny-scenes",
+        family="iwm",
+        source="package:iwm-tiny-scenes",
+        paper="2403.00504",
+        preprocessing=Preprocessing(image_size=32, resize=32),
+        grid_size=(1, 4, 4),
+        parameters=112_448,
+        note="Trained by this project on drawn pictures of solids; told a change of colours, it follows brightness.",
+        **_OURS,
+    ),
+    Checkpoint(
         "vjepa-tiny-sliding-scenes",
         family="vjepa",
         source="package:vjepa-tiny-sliding-scenes",
