@@ -35,6 +35,15 @@ def train(recipe: str, seed: int, work: Path, overrides: Sequence[str] = ()) -> 
     return JEPAModel.from_pretrained(final)
 
 
+def shared(recipe: str, seed: int, work: Path, overrides: Sequence[str] = ()) -> Any:
+    """`train` for a run that several cells use: the first trains, others wait for it."""
+    from filelock import FileLock
+
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(work.with_name(work.name + ".lock")):
+        return train(recipe, seed, work, overrides)
+
+
 def fresh(recipe: str, seed: int, overrides: Sequence[str] = ()) -> Any:
     """The untrained model of a recipe."""
     from training.build import build_model

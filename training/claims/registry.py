@@ -16,6 +16,8 @@ CLAIMS: dict[str, str] = {
     "pit_diffusion": "training.claims.pit_diffusion:CLAIM",
     "averaging": "training.claims.averaging:CLAIM",
     "async_steps": "training.claims.async_steps:CLAIM",
+    "iwm": "training.claims.iwm:CLAIM",
+    "flexpredict": "training.claims.flexpredict:CLAIM",
     "physics": "training.claims.physics:CLAIM",
     "llip": "training.claims.llip:CLAIM",
 }
