@@ -11,6 +11,7 @@ from torch import Tensor
 from jepa_hub import photometry
 from jepa_hub.processing import IMAGENET_MEAN, IMAGENET_STD
 from jepa_hub.ranking import chance_level, draw_changes, mean_reciprocal_rank, rank_changes, rank_pixels, ranks
+from jepa_hub.world_pictures import neighbour_sheet, neighbours
 from tests.official import tiny_model
 
 PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -90,3 +91,18 @@ def test_pixel_controls() -> None:
     assert colour == 1.0  # every jitter is linear, so that the mean colour tells of all of them
     same = torch.zeros(4, 7)
     assert rank_pixels(pixels, same).mrr == {"pixels": 0.25}  # indistinguishable: ties count against
+
+
+def test_neighbours_of_an_oracle_are_what_was_asked_for() -> None:
+    model: Any = Oracle()
+    asked = [{"brightness": 0.3}, {"hue": -0.1, "contrast": 0.2}, {}]
+    found = neighbours(model, PIXELS[0], asked, count=3, bank=32)
+    assert found.nearest[:, 0].tolist() == [0, 1, 2] and found.rank.tolist() == [1, 1, 1]
+    assert found.bank.shape == (32, 7) and torch.equal(found.bank[:3], photometry.parameters({}, 3) + found.asked)
+    sheet = neighbour_sheet(PIXELS[0], found)
+    greens = {sheet.getpixel((190 + column * 104 - 2, 34 + 40)) for column in (2, 3)}
+    assert greens == {(32, 140, 70), (255, 255, 255)}  # the first neighbour is framed, the second is not
+    seen, wanted, first = (sheet.crop((190 + c * 104, 34, 190 + c * 104 + 96, 34 + 96)).tobytes() for c in (0, 1, 2))
+    assert wanted == first and seen != wanted
+    with pytest.raises(ValueError, match="larger bank"):
+        neighbours(model, PIXELS[0], asked, bank=4)
