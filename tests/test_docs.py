@@ -31,7 +31,10 @@ from tests.documents import VARIANT, Block, blocks, pages
 from tests.hub_server import ROOT
 
 DOCS = [page for page in pages() if page.startswith("docs/")]
-OWN_TEST = {"docs/llip.md"}  # tests/test_llip_page.py runs it, and looks at what comes
+OWN_TEST = {  # run by a test that also looks at what comes
+    "docs/llip.md",  # tests/test_llip_page.py
+    "docs/image_world_models.md",  # tests/training/test_iwm_docs.py
+}
 SLOW_PAGES = {"docs/export.md"}  # its Python stands on files that an export of a minute writes
 SLOW_COMMANDS = ("export", "push", "train", "probe", "demo")  # and those of physics but `score`
 ALL = [block for page in pages() for block in blocks(page) if block.info != VARIANT]
@@ -250,13 +253,18 @@ def test_a_wrong_command_is_found(line: str, template: Path, monkeypatch: pytest
 # Settings -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("block", YAML, ids=lambda block: block.page)
 def test_yaml_is_settings(block: Block, tmp_path: Path) -> None:
-    """The block's sections, laid over a small recipe of its method."""
+    """The block's sections, laid over a small recipe of its method and of the family that it names."""
     from training.recipe import find_recipe, load_recipe, recipe_names
 
     written = yaml.safe_load(block.text)
     method = (written.get("method") or {}).get("name", "jepa")
     bases = {name: yaml.safe_load(find_recipe(name).read_text(encoding="utf-8")) for name in recipe_names()}
-    base = next(tree for name, tree in bases.items() if "/tiny_" in name and tree["method"]["name"] == method)
+    family = (written.get("model") or {}).get("name")
+    base = next(
+        tree
+        for name, tree in bases.items()
+        if "/tiny_" in name and tree["method"]["name"] == method and family in (None, tree["model"]["name"])
+    )
     laid = {**base, **{key: {**(base.get(key) or {}), **value} for key, value in written.items()}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(laid), encoding="utf-8")
     load_recipe(str(tmp_path / "recipe.yaml"))
