@@ -119,7 +119,12 @@ def _one_batch(
     noisy = torch.cat([torch.randn(shape, generator=draw) for draw in draws]).to(model.device)  # [B, C, h, w]
     schedule.set_timesteps(steps)
     noisy = noisy * schedule.init_noise_sigma
-    more = {"generator": draws} if "generator" in schedule.step.__code__.co_varnames else {}
+    known = schedule.step.__code__.co_varnames
+    more: dict[str, Any] = {"generator": draws} if "generator" in known else {}
+    if "use_clipped_model_output" in known:
+        # Guidance overshoots -1 .. 1. Clipped, the picture no longer goes with the noise that was told with it: the
+        # noise is told anew from the clipped picture, or what is left of it grows as steps get smaller.
+        more["use_clipped_model_output"] = not config.is_latent
     for time in schedule.timesteps:
         given = schedule.scale_model_input(noisy, time).to(model.dtype)
         said = _guided(network, given, time, classes, guidance).float()

@@ -135,6 +135,34 @@ def test_guidance_goes_from_any_class_past_the_one_asked_for() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_strong_guidance_goes_to_what_is_asked_for_along_one_noise(kind: str) -> None:
+    """A class that is white in the left half; guidance drives it to 1.8, which is clipped, and only there."""
+    model = tiny(image_size=4, prediction_type=kind)
+    schedule = sampling.build_scheduler(model.config)
+    free = torch.zeros(1, 3, 4, 4)
+    asked = free.clone()
+    asked[..., :2] = 0.6
+    goal = (asked / 0.6)[0]
+    noises = []
+
+    def denoise(noisy: Tensor, times: Tensor, classes: Tensor | None = None) -> Tensor:
+        assert classes is not None
+        clean = torch.where((classes == 3).view(-1, 1, 1, 1), free, asked)
+        kept = schedule.alphas_cumprod[times.long()].view(-1, 1, 1, 1)
+        noise = (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
+        noises.append((noisy[0] - kept[0].sqrt() * goal) / (1 - kept[0]).sqrt())
+        return {"epsilon": noise, "sample": clean, "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean}[
+            kind
+        ]
+
+    model.feature_encoder.denoise = denoise  # type: ignore[method-assign]
+    found = model.sample([0], steps=20, guidance=3.0, progress=False)
+    assert torch.allclose(found[0], goal / 2 + 0.5, atol=0.02)
+    assert all(torch.allclose(each, noises[0], atol=0.05) for each in noises)  # nothing is added on the way
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_a_network_that_knows_the_answer_is_followed_to_it(kind: str) -> None:
     """Whatever the network is asked to say: with the true answer, 20 steps of DDIM end at the picture."""
     model = tiny(image_size=4, prediction_type=kind)
