@@ -106,6 +106,28 @@ _SHIPPED = (
         note="The pixel-prediction baseline of vjepa-tiny-worlds: the same encoder and clips, as many FLOPs.",
         **(_OURS | {"networks": ("encoder", "predictor")}),
     ),
+    Checkpoint(
+        "pit-tiny-digits",
+        family="pit",
+        source="package:pit-tiny-digits",
+        paper="2406.09415",
+        preprocessing=Preprocessing(image_size=8, resize=8),
+        grid_size=(1, 8, 8),
+        parameters=40_352,
+        note="Trained by this project: tells handwritten digits of 8 x 8 pixels apart, a token per pixel.",
+        **(_OURS | {"networks": ("encoder",)}),
+    ),
+    Checkpoint(
+        "dit-tiny-digits",
+        family="dit",
+        source="package:dit-tiny-digits",
+        paper="2406.09415",
+        preprocessing=Preprocessing(image_size=8, resize=8),
+        grid_size=(1, 8, 8),
+        parameters=70_755,
+        note="Trained by this project: makes handwritten digits of 8 x 8 pixels, by class: sample(['three']).",
+        **(_OURS | {"networks": ("encoder", "target_encoder")}),
+    ),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {
