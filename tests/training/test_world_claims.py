@@ -37,6 +37,19 @@ def test_the_remark_names_the_changes_that_are_followed() -> None:
     assert "follows brightness and contrast and saturation and hue (" in iwm.levels({"feature": many})
 
 
+def test_the_remark_says_whether_the_measures_could_tell_arms_apart() -> None:
+    assert flexpredict.reach({}) == ""
+    base = {seed: entry(probes=50.0 + seed) for seed in range(3)}
+    dull = {seed: entry(probes=51.0 + 2 * seed) for seed in range(3)}  # differences 1, 2, 3: the interval holds 0
+    keen = {seed: entry(probes=60.0 + seed) for seed in range(3)}
+    certain = {seed: entry(identified=99.5) for seed in range(3)}
+    text = flexpredict.reach({"exact": dull, "untrained": base, "tied": certain})
+    assert "hardly tell" in text and "+2.0 ± 2.5" in text and "99.5 % of places" in text and "no longer" in text
+    unsure = {seed: entry(identified=60.0) for seed in range(3)}
+    text = flexpredict.reach({"exact": keen, "untrained": base, "tied": unsure})
+    assert "can tell arms apart" in text and "stay uncertain" in text
+
+
 def test_the_shipped_model_is_the_one_of_the_claim() -> None:
     model = JEPAModel.from_pretrained("iwm-tiny-scenes")
     generator = torch.Generator().manual_seed(0)
