@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jepa_hub.features import Features
 from jepa_hub.models import inputs as model_inputs
+from jepa_hub.nn.block import Block
 
 _QUERIES = 256  # asked at a time where all tokens ask: [B, heads, _QUERIES, N] weights are in memory at once
 
@@ -82,6 +83,12 @@ def segments(features: Features | Sequence[Features], count: int, *, seed: int =
     return result
 
 
+def has_attention(model: Any) -> bool:
+    """Whether `attention` can look into a model: its feature encoder is a transformer whose blocks are told nothing."""
+    blocks = getattr(model.feature_encoder, "blocks", None)
+    return blocks is not None and len(blocks) > 0 and isinstance(blocks[0], Block)
+
+
 @torch.no_grad()
 def attention(
     model: Any, inputs: Tensor | Mapping[str, Any], *, layer: int = -1, token: Sequence[int] | None = None
@@ -100,9 +107,9 @@ def attention(
         ValueError: the encoder has no attention or no such layer, or there is no such token.
     """
     encoder = model.feature_encoder
-    blocks = getattr(encoder, "blocks", None)
-    if blocks is None or not hasattr(blocks[0], "attn"):
-        raise ValueError(f"a {type(model).__name__} has no attention to look into: its encoder is no transformer")
+    if not has_attention(model):
+        raise ValueError(f"a {type(model).__name__} has no attention to look into: its encoder is no plain transformer")
+    blocks = encoder.blocks
     if not -len(blocks) <= layer < len(blocks):
         raise ValueError(f"layer {layer}: this encoder has blocks 0 .. {len(blocks) - 1}")
     clip = model_inputs.prepare(inputs, model, pad=False)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from jepa_hub.features import Features
-from jepa_hub.inspection import attention, segments, similarity
+from jepa_hub.inspection import attention, has_attention, segments, similarity
 from jepa_hub.models.base import JEPAModel
+from jepa_hub.models.registry import MODELS
 from jepa_hub.patch_bank import PatchBank, as_patches
 from tests.official import tiny_model, tiny_pixels
 
@@ -140,6 +141,19 @@ def test_attention_keeps_to_the_windows_and_leaves_the_class_token_out(layer: in
     assert torch.allclose(everyone.flatten(2), weights[:, :, 1:, 1:].mean(2), atol=1e-6)
 
 
+@pytest.mark.parametrize("family", sorted(MODELS))
+def test_attention_of_every_family_or_a_clear_no(family: str) -> None:
+    model, pixels = tiny_model(family), tiny_pixels(family)
+    if has_attention(model):
+        found = attention(model, pixels)
+        assert found.shape[2:] == model.encode(pixels).grid_size and bool((found >= 0).all())
+        assert torch.all(found.flatten(2).sum(-1) < 1 + 1e-4)
+    else:
+        assert family in ("paws", "dit")
+        with pytest.raises(ValueError, match="no plain transformer"):
+            attention(model, pixels)
+
+
 def test_attention_says_what_is_wrong() -> None:
     model = tiny_model("ijepa")
     pixels = torch.randn(1, 3, 32, 32)
@@ -147,7 +161,7 @@ def test_attention_says_what_is_wrong() -> None:
         attention(model, pixels, layer=99)
     with pytest.raises(ValueError, match="not on the grid"):
         attention(model, pixels, token=(0, 99, 0))
-    with pytest.raises(ValueError, match="no transformer"):
+    with pytest.raises(ValueError, match="no plain transformer"):
         attention(tiny_model("paws"), torch.randn(1, 3, 32, 32))
 
 

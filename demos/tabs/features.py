@@ -19,7 +19,7 @@ from demos.drawing import Sheet
 from demos.library import Loaded, about
 from demos.player import Film, Show
 from jepa_hub.features import Features
-from jepa_hub.inspection import attention, segments, similarity
+from jepa_hub.inspection import attention, has_attention, segments, similarity
 from jepa_hub.pictures import pca_components, pca_image, save_pca
 from jepa_hub.processing import Inputs
 
@@ -58,7 +58,7 @@ class Look:
     @property
     def layers(self) -> int:
         """Blocks of the encoder; 0 for one without attention."""
-        return len(getattr(self.loaded.model.feature_encoder, "blocks", ()))
+        return len(self.loaded.model.feature_encoder.blocks) if has_attention(self.loaded.model) else 0
 
     @property
     def heads(self) -> int:

@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 
 from demos.examples import clip, scenes
-from demos.library import Library
+from demos.library import Known, Library, _shipped
 from demos.tabs import features as tab
+from demos.tabs import few_labels, prediction
 from demos.tabs.features import Options
 from jepa_hub.inspection import similarity
 from jepa_hub.media.video import probe_video
@@ -96,6 +97,21 @@ def test_heads_layers_and_groups_change_what_they_should(shelf: Library, picture
         tab.draw(seen, Options(head=4))
     with pytest.raises(ValueError, match=r"blocks 0 \.\. 3"):
         tab.draw(seen, Options(layer=9))
+
+
+@pytest.mark.parametrize("known", _shipped(), ids=lambda known: known.name)
+def test_every_shipped_model_is_of_use(shelf: Library, picture: str, known: Known) -> None:
+    """Each tab that offers a model can use it."""
+    loaded = shelf.get(known.name)
+    sheets = tab.draw(tab.look(loaded, picture), Options(token=(0, 0, 1, 1)))
+    assert {"Input", "Colours (PCA)", "Groups (k-means)", "Similarity"} <= set(sheets)
+    if prediction.can_predict(known):
+        ready = prediction.prepare(loaded, [picture])
+        assert prediction.guess(ready, prediction.cells_of(ready, "centre")).predicted.isfinite().all()
+    if few_labels.usable(known):
+        board = few_labels.Boards().get(loaded)
+        assert few_labels.answer(board, few_labels.first_of_each("colour", 1), "colour").labels
+    assert (known.is_video, known.family) == (loaded.is_video, loaded.family)
 
 
 def test_a_model_without_attention_has_no_such_view(shelf: Library, picture: str) -> None:
