@@ -48,6 +48,37 @@ def test_masked_encoding_of_every_token_is_plain_encoding(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", predicting())
+def test_a_sample_does_not_depend_on_the_others_of_its_batch(family: str) -> None:
+    model, pixels, masks = tiny_model(family), tiny_pixels(family, batch=3), some_masks(family, batch=3)
+    tokens, predicted = model.encode(pixels).tokens, model.predict(pixels, masks=masks)
+    others = pixels.clone()
+    others[[0, 2]] = 5 * pixels[[2, 0]]
+    assert torch.allclose(model.encode(others).tokens[1], tokens[1], atol=1e-5)
+    assert torch.allclose(model.predict(others, masks=masks)[1], predicted[1], atol=1e-5)
+    assert torch.allclose(model.encode(pixels[1:2]).tokens[0], tokens[1], atol=1e-5)
+    alone = model.predict(pixels[1:2], masks=Masks(masks.context[1:2], masks.target[1:2]))
+    assert torch.allclose(alone[0], predicted[1], atol=1e-5)
+    assert not torch.allclose(model.predict(others, masks=masks)[0], predicted[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", ["encoder", "predictor"])
+@pytest.mark.parametrize("family", predicting())
+def test_a_frozen_network_stays_and_the_other_learns(family: str, frozen: str) -> None:
+    model = tiny_model(family).train()
+    for network in (getattr(model, frozen), model.target_encoder):  # a pixel predictor has no target encoder
+        if network is not None:
+            network.requires_grad_(False)
+    learning = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    assert learning and not any(name.startswith((f"{frozen}.", "target_encoder.")) for name in learning)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(learning.values(), 0.1)
+    model(tiny_pixels(family), some_masks(family)).predicted.square().mean().backward()
+    optimizer.step()
+    changed = {name for name, each in model.state_dict().items() if not torch.equal(each, before[name])}
+    assert changed == set(learning)
+
+
+@pytest.mark.parametrize("family", predicting())
 def test_many_targets_equal_one_at_a_time(family: str) -> None:
     model, pixels, masks = tiny_model(family), tiny_pixels(family), some_masks(family, num_targets=2)
     together = model.predict(pixels, masks=masks)
