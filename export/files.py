@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from jepa_hub.json_files import read_object
 from jepa_hub.processing import JEPAProcessor
 from jepa_hub.processor_files import IMAGE_FILE, VIDEO_FILE
 from jepa_hub.version import __version__
@@ -77,7 +78,7 @@ def refuse_other_model(model: Any, folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return
-    there, own = json.loads(path.read_text(encoding="utf-8")), json.loads(model.config.to_json_string(use_diff=True))
+    there, own = read_object(path), json.loads(model.config.to_json_string(use_diff=True))
     differing = [key for key in ("model_type", "hidden_size", "num_hidden_layers") if there.get(key) != own.get(key)]
     if differing:
         raise ValueError(f"{folder} holds another model (its {', '.join(differing)} differ); choose another folder")

@@ -15,6 +15,7 @@ from typing import Any
 
 from jepa_hub.catalog import CHECKPOINTS
 from jepa_hub.catalog_row import COMMERCIAL_LICENCES, Checkpoint, Preprocessing
+from jepa_hub.json_files import read_object
 
 NETWORKS = ("encoder", "predictor", "target_encoder")
 HEADS = ("projection", "prediction", "classifier", "text", "mixing")  # of PAWS and Llip models
@@ -146,7 +147,7 @@ def folder_data(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is not a model of transformers or of jepa_hub")
-    config = _read_json(file)
+    config = read_object(file)
     found = config_data(config)
     shapes: dict[str, list[int]] = {}
     for weights in sorted(folder.glob("*.safetensors")):
@@ -155,7 +156,7 @@ def folder_data(folder: Path) -> dict[str, Any]:
     found["parameters"] = count_parameters(shapes)
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            found["preprocessing"] = {name: _read_json(folder / name)}
+            found["preprocessing"] = {name: read_object(folder / name)}
             break
     return found
 
@@ -223,16 +224,6 @@ def folder_text(found: Mapping[str, Any]) -> str:
         lines.append(("made from", str(found["provenance"])))
     lines.append(("licence", str(found.get("licence") or "not stated in config.json")))
     return _aligned(lines)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise OSError(f"{path} is not readable JSON ({error}); download or write it again") from error
-    if not isinstance(value, dict):
-        raise OSError(f"{path} holds {type(value).__name__}, not a JSON object")
-    return value
 
 
 def _grid(found: Mapping[str, Any]) -> tuple[int, int, int] | None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from jepa_hub import catalog
 from jepa_hub.catalog_row import Checkpoint
+from jepa_hub.json_files import read_object
 
 OFFICIAL_SUFFIXES = (".pth.tar", ".pth", ".pt", ".ckpt", ".bin")
 CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -170,13 +171,7 @@ def read_config(location: Location, access: Access) -> dict[str, Any]:
     path = fetch(location, "config.json", access)
     if path is None:
         raise OSError(f"{location.name} has no config.json, so it is not a model of transformers or of jepa_hub")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise OSError(f"{path} is not readable JSON ({error}); download or write it again") from error
-    if not isinstance(config, dict):
-        raise OSError(f"{path} holds {type(config).__name__}, not a JSON object")
-    return config
+    return read_object(path)
 
 
 def fetch(location: Location, filename: str, access: Access) -> Path | None:
@@ -188,13 +183,10 @@ def read_safetensors(location: Location, access: Access) -> dict[str, Tensor]:
     """All tensors of model.safetensors or of its shards, memory-mapped.
 
     Raises:
-        OSError: there are none, a shard is missing, or a file is torn.
+        OSError: there are none, a shard is missing or lies outside the folder, or a file is torn.
     """
     index = fetch(location, INDEX_NAME, access)
-    if index is not None:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        shards = [WEIGHTS_NAME]
+    shards = [WEIGHTS_NAME] if index is None else _shards(index)
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         path = fetch(location, shard, access)
@@ -202,6 +194,18 @@ def read_safetensors(location: Location, access: Access) -> dict[str, Tensor]:
             raise OSError(f"{location.name} has no {shard}; only safetensors weights are read")
         tensors |= read_safetensors_file(path)
     return tensors
+
+
+def _shards(index: Path) -> list[str]:
+    """File names that an index lists: plain ones, so that it cannot lead anywhere else."""
+    listed = read_object(index).get("weight_map")
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+    if not names:
+        raise OSError(f"{index} lists no files under weight_map; download or write it again")
+    for name in names:
+        if any(sign in name for sign in "/\\:") or not name.endswith(".safetensors"):
+            raise OSError(f"{index} names {name!r}, which is no safetensors file beside it; refused")
+    return names
 
 
 def read_safetensors_file(path: Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_hub.catalog_row import Preprocessing
+from jepa_hub.json_files import read_object
 
 IMAGE_FILE, VIDEO_FILE = "preprocessor_config.json", "video_preprocessor_config.json"
 _OWN_KEY = "jepa_hub"  # our exact settings, inside a file that transformers reads too
@@ -76,12 +77,7 @@ def read_settings(path: Path) -> Stored:
     Raises:
         ValueError: not a JSON object, or steps that JEPAProcessor does not have.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not readable JSON ({error}); download or write it again") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path.name} holds {type(data).__name__}, not a JSON object")
+    data = read_object(path)
     kind = str(
         data.get("video_processor_type") or data.get("image_processor_type") or data.get("feature_extractor_type")
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from jepa_hub.catalog import find
 from jepa_hub.catalog_row import Checkpoint
 from jepa_hub.hub import cached_file, locate
+from jepa_hub.json_files import read_object
 from jepa_hub.processor_files import IMAGE_FILE, VIDEO_FILE, Stored, read_settings, row_settings
 
 # Their stored files squash to a square and normalise with 0.5, which is not how the networks were trained.
@@ -83,13 +83,7 @@ def _known_only(settings: Mapping[str, Any], known: Sequence[str], name: str) ->
 
 def _config(fetch: _Fetch) -> dict[str, Any]:
     path = fetch("config.json")
-    if path is None:
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not readable JSON ({error}); download or write it again") from error
-    return config if isinstance(config, dict) else {}
+    return {} if path is None else read_object(path)
 
 
 def _warn_of_conversion_defaults(name: str, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:

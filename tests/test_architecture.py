@@ -38,7 +38,7 @@ class Layer(NamedTuple):
 # The first layer that has a module is its layer. Modules of no layer (the command line and what serves only it) may
 # import anything, and no layer may import them.
 LAYERS = {
-    "ground": Layer("jepa_hub.version jepa_hub.notices", "", ""),
+    "ground": Layer("jepa_hub.version jepa_hub.notices jepa_hub.json_files", "", ""),
     "pictures": Layer("jepa_hub.pictures jepa_hub.masking.audit", "features masks ground", "*"),
     "masks": Layer("jepa_hub.masks jepa_hub.masking jepa_hub.masking.*", "ground", "torch"),
     "features": Layer("jepa_hub.features", "ground", "torch"),

@@ -51,9 +51,15 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Settings:
     """
     path = find_recipe(name)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            # A few lines of aliases of aliases stand for more values than fit into memory.
+            raise RecipeError(f"{path.name} uses YAML aliases (*name); write the values out")
+        tree = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path.name} is not YAML: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{path.name} nests too deeply for a recipe") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path.name} holds {type(tree).__name__}, not sections such as model: and data:")
     return check_settings(_numbers(apply_overrides(tree, overrides)), path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -397,3 +398,25 @@ def test_draw(folder: Path, make: Callable[..., Embedder], source: str, picture:
     assert path.stat().st_size > 1000
     with pytest.raises(ValueError, match="6 files"):
         embed.draw(make(), [folder], folder.parent / picture)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_a_long_extraction(tmp_path: Path, make: Callable[..., Embedder]) -> None:
+    """Two thousand pictures with all their tokens: the second half takes no more than the first."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(2000):
+        Image.new("RGB", (64, 48), (number % 256, number // 8 % 256, 90)).save(folder / f"{number:04}.png")
+    embedder = make("ijepa", tokens=True)
+    held: list[int] = []
+    encode = embedder.encode
+
+    def watched(units: Any) -> Any:
+        with open("/proc/self/statm") as file:
+            held.append(int(file.read().split()[1]) * resource.getpagesize())
+        return encode(units)
+
+    object.__setattr__(embedder, "encode", watched)
+    embed_files(embedder, [folder], tmp_path / "all.safetensors", progress=False)
+    half = len(held) // 2
+    assert len(held) >= 200 and max(held[half:]) - max(held[half // 2 : half]) < 30e6, (held[half], max(held[half:]))
