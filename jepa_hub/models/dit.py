@@ -137,13 +137,6 @@ class DiTModel(JEPAModel):
                 init.zeros_(layer.weight)
                 init.zeros_(layer.bias)
 
-    @property
-    def feature_encoder(self) -> DiTEncoder:
-        """The moving average, or the trained network where there is no other."""
-        found = super().feature_encoder
-        assert isinstance(found, DiTEncoder)
-        return found
-
     def predict(self, inputs: Any, **settings: Any) -> NoReturn:
         """Refused: there is no predictor."""
         raise ValueError("a diffusion transformer predicts no tokens: sample(labels) makes pictures")

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jepa_hub.nn.dit import DiTEncoder
+
 SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm": "DPMSolverMultistepScheduler"}
 
 
@@ -113,6 +115,8 @@ def _one_batch(
 ) -> Tensor:
     """What was diffused [B, C, h, w] of the pictures of some numbers."""
     config, network = model.config, model.feature_encoder
+    if not isinstance(network, DiTEncoder):
+        raise ValueError("an exported model gives features only: sample from the model that was exported")
     height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     draws = [torch.Generator().manual_seed(seed * 1_000_003 + number) for number in numbers]
     shape = (1, config.num_channels, height, width)

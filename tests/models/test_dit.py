@@ -55,7 +55,7 @@ def test_a_fresh_network_says_nothing_whatever_it_is_shown() -> None:
 
 @torch.no_grad()
 def test_time_and_class_matter_and_no_class_is_the_last_one() -> None:
-    network = tiny().feature_encoder
+    network: Any = tiny().feature_encoder
     noisy, times = torch.randn(2, 3, 8, 8), torch.tensor([3, 700])
     said = network.denoise(noisy, times)
     assert said.shape == noisy.shape and torch.equal(said, network.denoise(noisy, times, torch.tensor([3, 3])))
@@ -79,7 +79,7 @@ def test_patches_are_put_back_where_they_were() -> None:
 
 
 def test_normalised_pixels_become_minus_one_to_one_and_come_back() -> None:
-    network = tiny().feature_encoder
+    network: Any = tiny().feature_encoder
     unit = torch.rand(2, 3, 1, 8, 8)
     mean, std = (torch.tensor(each).view(3, 1, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     found = network.domain((unit - mean) / std)

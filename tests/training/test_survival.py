@@ -31,11 +31,11 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def run_through_kills(tree: dict[str, Any], moments: list[float], workers: int = 1) -> int:
+def run_through_kills(tree: dict[str, Any], moments: list[float]) -> int:
     """Train, killing every process after each of `moments` seconds, until it ends by itself; the kills that hit."""
     hits = 0
     for moment in moments:
-        processes = start_workers(tree, workers) if workers > 1 else [start(tree)]
+        processes = [start(tree)]
         deadline = time.monotonic() + moment
         while time.monotonic() < deadline and any(process.is_alive() for process in processes):
             time.sleep(0.002)
@@ -43,37 +43,55 @@ def run_through_kills(tree: dict[str, Any], moments: list[float], workers: int =
         for process in processes:
             process.kill()
             process.join()
-    finish(start_workers(tree, workers) if workers > 1 else [start(tree)])
+    finish([start(tree)])
     return hits
 
 
-def seconds_of(tree: dict[str, Any], workers: int = 1) -> float:
+def seconds_of(tree: dict[str, Any]) -> float:
     first = CONTEXT.Process(target=int)  # the server imports everything at its first process: not part of a run
     first.start()
     first.join()
     begin = time.monotonic()
-    finish(start_workers(tree, workers) if workers > 1 else [start(tree)])
+    finish([start(tree)])
     return time.monotonic() - begin
 
 
-def check_killed_runs(tmp_path: Path, kills: int, steps: int, seed: int) -> None:
-    changes: dict[str, Any] = {"run__steps": steps, "run__save_every": 1, "run__log_every": 1}
-    whole = seconds_of(recipe(tmp_path / "whole", **changes))
-    moments = [random.Random(seed + index).uniform(0.1, 0.9) * whole for index in range(kills)]
-    hits = run_through_kills(recipe(tmp_path / "killed", **changes), moments)
-    assert hits >= 1
+def run_and_kill_at(tree: dict[str, Any], step: int, workers: int) -> None:
+    """Train until `step` is saved, kill every process, and train again to the end."""
+
+    def begin() -> list[Any]:
+        return start_workers(tree, workers) if workers > 1 else [start(tree)]
+
+    processes = begin()
+    root = Path(tree["run"]["out"]) / "checkpoints"
+    deadline = time.monotonic() + 120
+    while (found := checkpoints.newest(root)) is None or found.step < step:
+        assert time.monotonic() < deadline and all(process.is_alive() for process in processes)
+        time.sleep(0.002)
+    for process in processes:
+        process.kill()
+        process.join()
+    assert not (root.parent / "final").exists()  # it was under way
+    finish(begin())
+
+
+def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"run__steps": 40, "run__save_every": 1, "run__log_every": 1}
+    finish([start(recipe(tmp_path / "whole", **changes))])
+    run_and_kill_at(recipe(tmp_path / "killed", **changes), step=5, workers=1)
     assert difference(tmp_path / "whole", tmp_path / "killed") == 0
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
-    assert not list((tmp_path / "killed" / "checkpoints").glob(f"*{checkpoints.UNFINISHED}"))
-
-
-def test_killed_runs_end_with_the_same_weights(tmp_path: Path) -> None:
-    check_killed_runs(tmp_path, kills=2, steps=12, seed=0)
 
 
 @pytest.mark.slow
 def test_twenty_kills_end_with_the_same_weights(tmp_path: Path) -> None:
-    check_killed_runs(tmp_path, kills=20, steps=60, seed=100)
+    changes: dict[str, Any] = {"run__steps": 60, "run__save_every": 1, "run__log_every": 1}
+    whole = seconds_of(recipe(tmp_path / "whole", **changes))
+    moments = [random.Random(100 + index).uniform(0.1, 0.9) * whole for index in range(20)]
+    assert run_through_kills(recipe(tmp_path / "killed", **changes), moments) >= 1
+    assert difference(tmp_path / "whole", tmp_path / "killed") == 0
+    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+    assert not list((tmp_path / "killed" / "checkpoints").glob(f"*{checkpoints.UNFINISHED}"))
 
 
 def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,10 +131,9 @@ def test_two_workers_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
 
 
 def test_two_killed_workers_resume_within_tolerance(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"data__batch_size": 4, "run__steps": 12, "run__save_every": 1}
-    whole = seconds_of(recipe(tmp_path / "whole", **changes), workers=2)
-    hits = run_through_kills(recipe(tmp_path / "killed", **changes), [0.6 * whole], workers=2)
-    assert hits == 1
+    changes: dict[str, Any] = {"data__batch_size": 4, "run__steps": 20, "run__save_every": 1}
+    finish(start_workers(recipe(tmp_path / "whole", **changes), 2))
+    run_and_kill_at(recipe(tmp_path / "killed", **changes), step=5, workers=2)
     assert difference(tmp_path / "whole", tmp_path / "killed") < 1e-6  # gloo may add in another order
 
 
