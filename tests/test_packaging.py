@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.documents import write_clip
 from tests.hub_server import ROOT
 
 PACKAGES = ["demos", "export", "jepa_hub", "training"]
@@ -20,9 +23,9 @@ LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy so that the checkout gets neither build/ nor *.egg-info."""
-    copy, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to build from, with strays beside the packages; the checkout gets neither build/ nor *.egg-info."""
+    copy = tmp_path_factory.mktemp("source")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, copy / package, ignore=LEFT_OUT)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -34,10 +37,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights.mkdir(parents=True)
     (weights / "config.json").write_text("{}")
     (weights / "model.safetensors").write_bytes(b"")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
+    return copy
+
+
+def _build(source: Path, out: Path, kind: str) -> Path:
+    command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    return next(out.glob("*.whl"))
+    return next(out.glob("*.whl" if kind == "wheel" else "*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _build(source, tmp_path_factory.mktemp("wheel"), "wheel")
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +118,29 @@ def test_constraints_carry_no_local_tag_and_name_every_dependency_once() -> None
 
 
 @pytest.mark.slow
+def test_the_source_distribution_builds_the_same_wheel(source: Path, files: dict[str, bytes], tmp_path: Path) -> None:
+    packed = _build(source, tmp_path / "sdist", "sdist")
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    [unpacked] = (tmp_path / "unpacked").iterdir()
+    assert {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO", *PACKAGES} <= {
+        path.name for path in unpacked.iterdir()
+    }
+    with zipfile.ZipFile(_build(unpacked, tmp_path / "again", "wheel")) as archive:
+        again = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
+    assert again == {name: data for name, data in files.items() if ".dist-info/" not in name}
+
+
+@pytest.mark.slow
 def test_the_wheel_installs_and_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
-    """With pip and constraints.txt, as the README says, away from the checkout."""
+    """With pip and constraints.txt, as the README says, away from the checkout: embed, surprise, two training steps."""
     python = tmp_path / "venv" / "bin" / "python"
     away = tmp_path / "away"
     away.mkdir()
+    Image.new("RGB", (80, 64), "orange").save(away / "photo.png")
+    write_clip(away / "clip.mp4")
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= {"ACCELERATE_USE_CPU": "true", "JEPA_HUB_NO_PROGRESS": "1"}
 
     def run(*command: str | Path, timeout: float = 120) -> str:
         done = subprocess.run(command, cwd=away, env=variables, capture_output=True, text=True, timeout=timeout)
@@ -119,11 +148,18 @@ def test_the_wheel_installs_and_runs_in_a_fresh_environment(wheel: Path, tmp_pat
         return done.stdout
 
     run(sys.executable, "-m", "venv", python.parent.parent)
-    run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel, timeout=900)
+    command = python.parent / "jepa-hub"
+    run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel}[train]", timeout=1500)
     run(python, "-m", "pip", "check")
     where = run(
         python, "-c", "import jepa_hub; print(jepa_hub.__file__); print(jepa_hub.JEPAModel, jepa_hub.CHECKPOINTS)"
     )
     assert where.startswith(str(python.parent.parent))
-    assert "Usage" in run(python.parent / "jepa-hub", "--help")
-    assert "recipe" in run(python, "-m", "training.train", "--help")
+    shown = run(command, "--help")
+    assert all(f" {name} " in shown for name in ("embed", "surprise", "train", "probe", "export", "push", "demo"))
+    run(command, "embed", "photo.png", "--model", "ijepa-tiny-scenes", "-o", "vectors.npz", "--quiet")
+    run(command, "surprise", "clip.mp4", "--model", "vjepa-tiny-worlds", "-o", "surprise")
+    short = ["run.steps=2", "optim.warmup_steps=1", "data.batch_size=4", "data.source.num_samples=8", "run.out=run"]
+    run(command, "train", "ijepa/tiny_scenes", *short, timeout=300)
+    run(command, "embed", "photo.png", "--model", "run/final", "-o", "own.npz", "--quiet")
+    assert (away / "vectors.npz").is_file() and (away / "own.npz").is_file() and (away / "surprise").is_dir()
