@@ -37,6 +37,14 @@ def test_the_remark_names_the_changes_that_are_followed() -> None:
     assert "follows brightness and contrast and saturation and hue (" in iwm.levels({"feature": many})
 
 
+def test_the_remark_says_when_fine_tuning_was_too_short() -> None:
+    alone = {seed: entry(tuned=56.0 + seed) for seed in range(3)}
+    through = {seed: entry(tuned=42.0) for seed in range(3)}
+    text = iwm.remark({"tuned_encoder": alone, "tuned_all": through})
+    assert "15.0 ± 2.5 points better" in text and iwm.levels({}) in text
+    assert iwm.short({"tuned_encoder": through, "tuned_all": alone}) == iwm.short({}) == ""
+
+
 def test_the_remark_says_whether_the_measures_could_tell_arms_apart() -> None:
     assert flexpredict.reach({}) == ""
     base = {seed: entry(probes=50.0 + seed) for seed in range(3)}
