@@ -86,10 +86,16 @@ def can_draw() -> bool:
 def draw_scene(kind: str, variant: str, number: int) -> Quadruplet:
     """A new scene, simulated and drawn now.
 
+    A scene that comes with the demo may be of a variant that is drawn no more: then it is the first of its property.
+
     Raises:
         ImportError: MuJoCo or a GL library is missing.
-        ValueError: no such property and variant, or the simulation failed.
+        ValueError: no such property, or the simulation failed.
     """
+    if kind not in PROPERTIES:
+        raise ValueError(f"there is no property {kind!r}; there are {', '.join(PROPERTIES)}")
+    if variant not in PROPERTIES[kind].variants:
+        variant = PROPERTIES[kind].variants[0]
     return _studio.draw(kind, variant, number)
 
 

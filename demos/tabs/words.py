@@ -272,8 +272,9 @@ def build(shell: Shell) -> None:
         hits = search(loaded, index.get(loaded), wish)
         pictures = [(shown(each.path), f"{each.cosine:.2f}") for each in hits]
         rows = [(f"{rank + 1}.", each.weights) for rank, each in enumerate(hits) if each.weights is not None]
+        unknown = unknown_words(loaded, [wish])
         return [
-            told(loaded, unknown_words(loaded, [wish])), gr.update(value=pictures, visible=True),
+            told(loaded, unknown) if unknown else gr.skip(), gr.update(value=pictures, visible=True),
             gr.update(value=mixture_table(rows) if rows else "", visible=bool(rows)),
         ]  # fmt: skip
 

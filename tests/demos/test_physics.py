@@ -168,8 +168,8 @@ def test_new_scenes_are_simulated_beside_the_server(monkeypatch: pytest.MonkeyPa
         first, second, again = threads.map(draw, (0, 1, 0))
     assert np.array_equal(first.clips, again.clips) and not np.array_equal(first.clips, second.clips)
     assert first.clips.shape == (4, 16, 144, 144, 3)
-    with pytest.raises(ValueError, match="no variant"):
-        draw_scene("gravity", "sideways", 0)
+    with pytest.raises(ValueError, match="no property"):
+        draw_scene("sideways", "passing", 0)
     with monkeypatch.context() as patch:
         patch.setattr(violations, "_draw", os._exit)  # as when a GL library ends its process
         with pytest.raises(ValueError, match="try again"):
