@@ -71,7 +71,7 @@ def test_times_are_told_apart() -> None:
 
 
 def test_patches_are_put_back_where_they_were() -> None:
-    network = tiny(patch_size=2).feature_encoder
+    network: Any = tiny(patch_size=2).feature_encoder
     pictures = torch.randn(2, 3, 8, 12)
     clip = pictures.unsqueeze(2)
     patches = network.patch_embed.patches(clip)
@@ -125,7 +125,8 @@ def test_training_mode_is_kept() -> None:
 @torch.no_grad()
 def test_guidance_goes_from_any_class_past_the_one_asked_for() -> None:
     model = tiny(image_size=4)
-    network, noisy, classes = model.feature_encoder, torch.randn(2, 3, 4, 4), torch.tensor([0, 2])
+    network: Any = model.feature_encoder
+    noisy, classes = torch.randn(2, 3, 4, 4), torch.tensor([0, 2])
     time, times = torch.tensor(500), torch.full((2,), 500.0)
     asked, free = network.denoise(noisy, times, classes), network.denoise(noisy, times)
     for guidance in (0.0, 1.0, 3.0):
@@ -155,7 +156,8 @@ def test_strong_guidance_goes_to_what_is_asked_for_along_one_noise(kind: str) ->
             kind
         ]
 
-    model.feature_encoder.denoise = denoise  # type: ignore[method-assign]
+    network: Any = model.feature_encoder
+    network.denoise = denoise
     found = model.sample([0], steps=20, guidance=3.0, progress=False)
     assert torch.allclose(found[0], goal / 2 + 0.5, atol=0.02)
     assert all(torch.allclose(each, noises[0], atol=0.05) for each in noises)  # nothing is added on the way
@@ -176,7 +178,8 @@ def test_a_network_that_knows_the_answer_is_followed_to_it(kind: str) -> None:
             kind
         ]
 
-    model.feature_encoder.denoise = denoise  # type: ignore[method-assign]
+    network: Any = model.feature_encoder
+    network.denoise = denoise
     found = model.sample(count=1, steps=20, progress=False)
     assert torch.allclose(found, clean / 2 + 0.5, atol=0.02)
 

@@ -30,7 +30,7 @@ def _arm(name: str, what: str, overrides: Sequence[str], *, permuted: bool = Fal
         model = train(RECIPE, seed, work, overrides)
         labels = generation.asked_labels(10, PER_CLASS)
         real = generation.real_features(judge, build_source("digits", {"size": 8}))
-        found = {}
+        found: dict[str, float] = {}
         for prefix, guidance in (("", 1.0), ("guided_", GUIDANCE)):
             pictures = model.sample(labels, steps=STEPS, guidance=guidance, seed=seed, progress=False)
             if permuted:
