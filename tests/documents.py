@@ -94,9 +94,9 @@ def fill(folder: Path) -> Path:
         (folder / "labelled" / colour).mkdir(parents=True)
         for picture in (folder / f"{colour}.png", folder / "labelled" / colour / "1.png"):
             Image.new("RGB", (64, 48), colour).save(picture)
-    tiny_model("vjepa2", hidden_size=192, num_attention_heads=3, predictor_num_attention_heads=12).save_pretrained(
-        folder / "my_model"
-    )
+    tiny_model(
+        "vjepa2", hidden_size=192, num_attention_heads=3, predictor_num_attention_heads=12, predictor_hidden_size=144
+    ).save_pretrained(folder / "my_model")
     processor = JEPAProcessor(image_size=32, patch_size=8, tubelet_size=2, num_frames=8)
     processor.save_pretrained(folder / "my_model")
     tiny_model("paws").save_pretrained(folder / "my_paws_model")
