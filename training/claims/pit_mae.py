@@ -13,7 +13,7 @@ PERMUTED = "data.source.permutation=1"
 # What validation chose among four settings of each arm, see the claim's text: pretraining, then fine-tuning.
 PRETRAINED: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {
     1: (("model.patch_size=1",), ("model.patch_size=1", "model.embedding_std=0.5")),
-    2: (("model.patch_size=2", "model.embedding_std=0.1"), ("model.patch_size=2", "optim.lr=1e-3")),
+    2: (("model.patch_size=2", "model.embedding_std=0.1"), ("model.patch_size=2",)),
 }
 SCRATCH: dict[int, tuple[str, ...]] = {
     1: ("model.patch_size=1",),
@@ -78,11 +78,13 @@ CLAIM = Claim(
         "scikit-learn's digits, 8 x 8 pixels, and the transformers of pit_supervised, five seeds and folds alike. "
         "Pretraining: 1,000 steps of 64 unlabelled digits, 75 % of the tokens masked, a predictor of 2 blocks. "
         "Fine-tuning of the whole network: 400 steps on 20 labels a class, as pretraining cannot help where labels "
-        "abound. Tuning on 270 validation digits, four settings an arm, one run of another seed each: from random "
-        "weights, learning rate 2e-3 or 4e-3 and starting deviation 0.5 or 0.1; pretrained, learning rate 2e-3 or 4e-3 "
-        "before and 1e-3 or 4e-3 after, at the deviation that pit_supervised chose; p1_long as p1; p2_mae_permuted "
-        "takes p2_mae's. The paper's decoder and schedule were not at hand. No pilot: the power column is of "
-        "the runs themselves."
+        "abound. Tuning on 270 validation digits, four settings an arm, the mean of three runs of other seeds each: "
+        "from random weights, learning rate 2e-3 or 4e-3 and starting deviation 0.5 or 0.1; pretrained, learning rate "
+        "2e-3 or 4e-3 before and 1e-3 or 4e-3 after, at the deviation that pit_supervised chose; p1_long as p1, by one "
+        "run; p2_mae_permuted takes p2_mae's. A first grid was tuned by one run each; two more moved p2_mae alone, "
+        "from 1e-3 to 4e-3 in fine-tuning (its test accuracy had been 79.5 ± 4.0), and it was run anew. The paper's "
+        "decoder and schedule were not at hand. The runs of tuning were the pilot: p1_mae was 1.7 points behind p1 "
+        "(80.6 and 82.3 %), with a deviation of 2.6 points between seeds: 16 pairs show 2 points, 5 pairs 5."
     ),
     metrics={
         "accuracy": "test accuracy, %",
