@@ -36,6 +36,7 @@ PURPOSE = {
     "kornia": "augmentation",
     "datasets": "training data",
     "webdataset": "training data",
+    "diffusers": "the latents of diffusion models",
     "pydantic": "recipes",
     "pyyaml": "recipes",
     "scikit-learn": "probes",

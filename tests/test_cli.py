@@ -110,7 +110,7 @@ def test_list_says_when_nothing_fits() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--family", "dino", "ijepa, iwm, llip, mae, paws, vjepa, vjepa2"),
+        ("--family", "dino", "dit, ijepa, iwm, llip, mae, paws, pit, vjepa, vjepa2"),
         ("--licence", "gpl", "apache-2.0, cc-by-nc-4.0, mit"),
         ("--kind", "weights", "model, probe"),
         ("--max-parameters", "many", "400M"),
@@ -361,4 +361,5 @@ def test_in_a_process_of_its_own() -> None:
     assert "embed" in shown.stdout and "Usage: jepa-hub" in shown.stdout
     wrong = run_python(["-m", "jepa_hub.cli", "list", "--family", "dino"])
     assert wrong.returncode == 1 and wrong.stdout == ""
-    assert wrong.stderr == "error: no family 'dino' in the catalog; it has ijepa, iwm, llip, mae, paws, vjepa, vjepa2\n"
+    families = "dit, ijepa, iwm, llip, mae, paws, pit, vjepa, vjepa2"
+    assert wrong.stderr == f"error: no family 'dino' in the catalog; it has {families}\n"

@@ -96,7 +96,9 @@ def test_a_missing_package_is_an_error_with_its_command(machine: Machine) -> Non
 def test_an_old_package_is_an_error_with_its_command(machine: Machine) -> None:
     machine({"transformers": "4.57.0"})
     found = finding("transformers")
-    assert found.status == "error" and "4.57.0" in found.text and found.fix == 'pip install --upgrade "transformers>=5"'
+    assert (
+        found.status == "error" and "4.57.0" in found.text and found.fix == 'pip install --upgrade "transformers>=5.23"'
+    )
 
 
 def test_absent_extras_are_one_line_each_and_no_error(machine: Machine) -> None:
