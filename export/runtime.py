@@ -16,7 +16,7 @@ from export.preprocess import FRAMES
 from export.sessions import Session, open_session
 from jepa_hub import hub
 from jepa_hub.features import Features
-from jepa_hub.masks import Masks, frame_masks
+from jepa_hub.masks import Masks
 from jepa_hub.media import resizing
 from jepa_hub.models import registry
 from jepa_hub.models.base import JEPAModel, JEPAOutput
@@ -292,19 +292,10 @@ class _Exported(JEPAModel):
         if not self.takes_frames:
             return super().predict(inputs, **chosen, conditioning=conditioning)
         frames, grid = self._frames(inputs)
-        if masks is None and context is None and target is None:
-            masks = self.default_masks(grid[0] * grid[1] * grid[2], len(frames))
-        if masks is None:
-            if context is None or target is None:
-                raise ValueError("give context= and target= frames, or masks=")
-            shape = {"grid": grid, "tubelet_size": self.config.tubelet_size, "batch_size": len(frames), "group": group}
-            masks = frame_masks(context, target, **shape)
-        several = [masks] if isinstance(masks, Masks) else list(masks)
-        for each in several:
-            each.validate(grid[0] * grid[1] * grid[2], overlap=self.targets_may_be_seen)
+        several = self.masks_of(grid, len(frames), **chosen)
         told = self.told(conditioning, len(frames))
         predicted = tuple(self._predicted({FRAMES: frames}, each, told) for each in several)
-        return predicted[0] if isinstance(masks, Masks) else predicted
+        return predicted[0] if masks is None or isinstance(masks, Masks) else predicted
 
     def forward(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,14 @@ from typer.testing import CliRunner
 
 from jepa_hub import catalog, cli
 from jepa_hub.models.llip_config import LlipConfig
+from tests.documents import blocks
+from tests.hub_server import ROOT
 from training import train
 from training.recipe import RECIPES, apply_overrides, check_settings, load_recipe
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "llip.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for language, text in BLOCKS
-    if language == "bash"
-    for line in text.splitlines()
-    if line
-]
+BLOCKS = blocks("docs/llip.md")
+COMMANDS = [words for block in BLOCKS if block.language == "bash" for words in block.lines]
 TRAINED = [command[3:] for command in COMMANDS if command[:3] == ["accelerate", "launch", "training/train.py"]]
 SHORT = ["run.steps=4", "run.save_every=4", "run.log_every=2", "data.batch_size=8", "optim.warmup_steps=1"]
 
@@ -42,9 +36,9 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_python_runs_from_top_to_bottom(photos: Path) -> None:
     names: dict[str, Any] = {}
-    blocks = [text for language, text in BLOCKS if language == "python"]
-    assert len(blocks) == 2
-    for block in blocks:
+    texts = [block.text for block in BLOCKS if block.language == "python"]
+    assert len(texts) == 2
+    for block in texts:
         exec(compile(block, "docs/llip.md", "exec"), names)
     assert names["image"].keys.shape == (1, 8, 64) and names["image"].pooled.shape == (1, 64)
     assert names["text"].queries.shape == names["text"].targets.shape == (2, 64)
@@ -74,7 +68,7 @@ def test_training_then_zero_shot(photos: Path) -> None:
 def test_recipes_and_settings_exist() -> None:
     for command in TRAINED:
         assert load_recipe(command[0], command[1:]).method.name == "llip"
-    [block] = [text for language, text in BLOCKS if language == "yaml"]
+    [block] = [block.text for block in BLOCKS if block.language == "yaml"]
     own = yaml.safe_load(block)
     tree = yaml.safe_load((RECIPES / "llip" / "tiny_scenes.yaml").read_text())
     settings = check_settings(tree | {"method": own["method"], "data": tree["data"] | own["data"]}, "docs/llip.md")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,24 +11,19 @@ from jepa_hub import catalog
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.dit import DiTModel
 from jepa_hub.models.pit import PiTModel
+from tests.documents import blocks
+from tests.hub_server import ROOT
 from training import generation
 from training.recipe import RECIPES, load_recipe
 
-ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "pit.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for language, text in BLOCKS
-    if language == "bash"
-    for line in text.splitlines()
-    if line
-]
+BLOCKS = blocks("docs/pit.md")
+COMMANDS = [words for block in BLOCKS if block.language == "bash" for words in block.lines]
 
 
 def test_python_runs_from_top_to_bottom() -> None:
     names: dict[str, Any] = {}
-    for block in [text for language, text in BLOCKS if language == "python"]:
+    for block in [block.text for block in BLOCKS if block.language == "python"]:
         exec(compile(block, "docs/pit.md", "exec"), names)
     assert names["pictures"].shape == (3, 3, 8, 8) and names["logits"].shape == (1, 1000)
     assert [labels[0] for labels in names["found"].labels] == ["three", "eight", "eight"]

@@ -7,7 +7,7 @@ that pictures are sampled from. Unlike the paper's, the variance is not learned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from jepa_hub.models import sampling
-from jepa_hub.models.base import JEPAModel, build_positions
+from jepa_hub.models.base import build_positions
 from jepa_hub.models.config import JEPAConfig
+from jepa_hub.models.encoder_only import EncoderOnlyModel
 from jepa_hub.nn.dit import DiTEncoder, ModulatedBlock
 from jepa_hub.nn.patchify import PatchEmbed
 from jepa_hub.nn.positions import LearnedPositions
@@ -89,10 +90,11 @@ class DiTConfig(JEPAConfig):
             raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} classes")
 
 
-class DiTModel(JEPAModel):
+class DiTModel(EncoderOnlyModel):
     """A diffusion transformer: `sample` makes pictures; `encode` gives tokens of clean ones."""
 
     networks = ("encoder", "target_encoder")
+    refusal = "a diffusion transformer predicts no tokens: sample(labels) makes pictures"
     card_examples: ClassVar[Mapping[str, str]] = {
         "sample": "pictures = model.sample(count=4)  # [4, 3, H, W], 0 to 1; of classes: model.sample([0, 1])",
     }
@@ -136,14 +138,6 @@ class DiTModel(JEPAModel):
             for layer in layers:
                 init.zeros_(layer.weight)
                 init.zeros_(layer.bias)
-
-    def predict(self, inputs: Any, **settings: Any) -> NoReturn:
-        """Refused: there is no predictor."""
-        raise ValueError("a diffusion transformer predicts no tokens: sample(labels) makes pictures")
-
-    def prediction_targets(self, pixels: Tensor) -> NoReturn:
-        """Refused: there is no predictor."""
-        self.predict(pixels)
 
     def sample(
         self,

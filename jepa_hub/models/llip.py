@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from jepa_hub.masks import Masks
 from jepa_hub.models import graphs, tokenizing
 from jepa_hub.models import inputs as model_inputs
-from jepa_hub.models.base import JEPAModel, JEPAOutput, build_positions
+from jepa_hub.models.base import build_positions
 from jepa_hub.models.config import JEPAConfig
+from jepa_hub.models.encoder_only import EncoderOnlyModel
 from jepa_hub.models.graphs import Graph
 from jepa_hub.models.llip_config import LlipConfig
 from jepa_hub.nn.mixing import Mixing, MixtureEncoder
@@ -54,7 +54,7 @@ class Mixed:
     weights: Tensor
 
 
-class LlipModel(JEPAModel):
+class LlipModel(EncoderOnlyModel):
     """Pictures and texts in one space; `encode` gives patches, as in every family.
 
     `encode_image`, `encode_text`, `mix` and `logits` are what it is for; zero-shot classification and retrieval:
@@ -62,6 +62,10 @@ class LlipModel(JEPAModel):
     """
 
     networks = ("encoder",)
+    refusal = (
+        "a Llip model predicts no tokens: encode_image(images) and encode_text(texts) embed, logits(image, text) "
+        "compares, jepa_hub.zero_shot classifies and retrieves"
+    )
     more_graphs: ClassVar[Mapping[str, str]] = {"image": "image_parts", "text": "text_parts", "pairs": "pair_logits"}
     card_examples: ClassVar[Mapping[str, str]] = {
         "mixing": 'logits = model.logits(processor("photo.jpg"), ["a red cube", "a blue sphere"])  # [B, T]'
@@ -142,35 +146,6 @@ class LlipModel(JEPAModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-
-    # ------------------------------------------------------------------------------------------------------ refused
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        masks: Masks | Sequence[Masks] | None = None,
-        conditioning: Tensor | None = None,
-    ) -> JEPAOutput:
-        """Patches [B, N, D] of the vision tower.
-
-        Args:
-            pixel_values: [B, 3, H, W], normalised.
-            masks, conditioning: must be None.
-        """
-        if masks is not None or conditioning is not None:
-            self.predict(pixel_values)
-        return super().forward(pixel_values)
-
-    def predict(self, inputs: Any, **settings: Any) -> NoReturn:
-        """Refused: there is no predictor."""
-        raise ValueError(
-            "a Llip model predicts no tokens: encode_image(images) and encode_text(texts) embed, logits(image, text) "
-            "compares, jepa_hub.zero_shot classifies and retrieves"
-        )
-
-    def prediction_targets(self, pixels: Tensor) -> NoReturn:
-        """Refused: there is no predictor."""
-        self.predict(pixels)
 
     # ----------------------------------------------------------------------------------------------- differentiable
 

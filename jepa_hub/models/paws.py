@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from jepa_hub.masks import Masks
 from jepa_hub.models import graphs
 from jepa_hub.models import inputs as model_inputs
-from jepa_hub.models.base import JEPAModel, JEPAOutput
 from jepa_hub.models.config import JEPAConfig
+from jepa_hub.models.encoder_only import EncoderOnlyModel
 from jepa_hub.models.graphs import Graph
 from jepa_hub.models.probe import Classification
 from jepa_hub.models.support import Support, check_support
@@ -155,13 +154,17 @@ class Embeddings(NamedTuple):
     predicted: Tensor
 
 
-class PAWSModel(JEPAModel):
+class PAWSModel(EncoderOnlyModel):
     """A ResNet with a projection and a prediction head; it has no predictor of tokens and no target encoder.
 
     `encode` gives the places of the last map as tokens; `classify` labels pictures by labelled ones.
     """
 
     networks = ("encoder",)
+    refusal = (
+        "a PAWS model predicts no tokens: it has an encoder and heads. classify(images, support_images, "
+        "support_labels) predicts labels, embed(images) gives embeddings, encode(images) features"
+    )
     more_graphs: ClassVar[Mapping[str, str]] = {
         "embeddings": "embed",
         "classification": "class_probabilities",
@@ -224,33 +227,6 @@ class PAWSModel(JEPAModel):
         self.config.num_classes, self.config.projection_size, self.config.prediction = num_classes, 0, False
 
     # ----------------------------------------------------------------------------------------------------- running
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        masks: Masks | Sequence[Masks] | None = None,
-        conditioning: Tensor | None = None,
-    ) -> JEPAOutput:
-        """Tokens [B, h*w, D] of the last map.
-
-        Args:
-            pixel_values: [B, 3, H, W], normalised.
-            masks, conditioning: must be None.
-        """
-        if masks is not None or conditioning is not None:
-            self.predict(pixel_values)
-        return super().forward(pixel_values)
-
-    def predict(self, inputs: Any, **settings: Any) -> NoReturn:
-        """Refused: there is no predictor."""
-        raise ValueError(
-            "a PAWS model predicts no tokens: it has an encoder and heads. classify(images, support_images, "
-            "support_labels) predicts labels, embed(images) gives embeddings, encode(images) features"
-        )
-
-    def prediction_targets(self, pixels: Tensor) -> NoReturn:
-        """Refused: there is no predictor."""
-        self.predict(pixels)
 
     def embed(self, pixels: Tensor) -> Embeddings:
         """Pooled features and both embeddings, differentiable.

@@ -12,6 +12,7 @@ from torch import Tensor
 from export.preprocess import Preprocess
 from export.runtime import OnnxJEPAModel
 from export.to_onnx import to_onnx
+from jepa_hub.masks import frame_masks
 from jepa_hub.processing import JEPAProcessor
 from tests.official import tiny_model
 
@@ -70,5 +71,7 @@ def test_frames_in_tokens_out(family: str, frames: int, tmp_path: Path) -> None:
         if frames > 1:
             spans = {"context": range(4), "target": range(4, 8), "group": 1}
             assert (exported.predict(clip, **spans) - model.predict(inputs, **spans)).abs().max() < 1e-4
+            with pytest.raises(ValueError, match="frames or masks, not both"):
+                exported.predict(clip, **spans, masks=frame_masks(range(4), range(4, 8), got.grid_size, 2, 1))
     with pytest.raises(ValueError, match="give uint8 frames"):
         exported.encode(inputs)
