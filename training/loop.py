@@ -29,6 +29,7 @@ from training.host_memory import keep_freed_memory
 from training.methods.base import Method
 from training.online_probe import OnlineProbe
 from training.optimizers import build_optimizer, schedule
+from training.process_group import leave
 from training.recipe import to_yaml
 from training.sharding import check_sharding, gathered, whole
 from training.watch import Clock, Guard, Log, Meter
@@ -137,6 +138,12 @@ class Run:
                 log.close()
             if settings.run.trackers:
                 self.accelerator.end_training()
+
+    def close(self) -> None:
+        """Leave the other workers; for a run that has ended well, which cannot be used any more."""
+        del self.method, self.optimizer, self.averager
+        self.accelerator.free_memory()  # it refers to them too
+        leave()
 
     @contextmanager
     def together(self) -> Iterator[None]:

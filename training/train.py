@@ -85,6 +85,7 @@ def run(chosen: argparse.Namespace) -> Any:
 
             push(folder, chosen.push_to_hub)
             print(f"uploaded to {chosen.push_to_hub}")
+    training.close()
     return folder
 
 

@@ -60,6 +60,8 @@ def work(rank: int, name: str, unique: bool, out: str) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
+    from training.process_group import leave
+
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}.store", rank=rank, world_size=2)
     method = DistributedDataParallel(method_of(name))
@@ -69,5 +71,5 @@ def work(rank: int, name: str, unique: bool, out: str) -> None:
     dist.all_reduce(mean)
     if rank == 0:
         torch.save({"loss": mean / 2, "gradients": gradients(method)}, Path(out))
-    del method  # its reducer must end before its group does
-    dist.destroy_process_group()
+    del method, loss  # the reducer must end before its group does
+    leave()

@@ -124,8 +124,9 @@ def work(folder: str, environ: dict[str, str]) -> None:
     """One worker: every case in turn; results go to a file per rank."""
     os.environ |= environ
     os.chdir(folder)
-    import torch.distributed as dist
     from accelerate import Accelerator
+
+    from training.process_group import leave
 
     torch.set_num_threads(1)
     accelerator = Accelerator()
@@ -134,7 +135,7 @@ def work(folder: str, environ: dict[str, str]) -> None:
         for name, (averager, own, steps, make, watch) in CASES.items()
     }
     torch.save(results, Path(folder) / f"rank{accelerator.process_index}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 def simulate(stacked: Any, make: Callable[[], Any], steps: int) -> Tensor:
