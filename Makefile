@@ -35,8 +35,9 @@ demo: $(VENV)/.installed-demo
 app: $(VENV)/.installed-demo
 	@$(VENV)/bin/jepa-hub demo
 
+# The fast tests run in as many processes as there are cores, each with one thread: their work is too small for more.
 test: system lint
-	@$(PY) -m pytest -q
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	@code=0; $(PY) -m pytest -q -m "slow and not network" || code=$$?; \

@@ -21,6 +21,7 @@ from jepa_hub.media import resizing
 from jepa_hub.models import registry
 from jepa_hub.models.base import JEPAModel, JEPAOutput
 from jepa_hub.models.graphs import is_image_model, layer_name
+from jepa_hub.models.inputs import masks_of
 from jepa_hub.models.probe import Probe, ProbeConfig
 from jepa_hub.processing import JEPAProcessor
 
@@ -292,7 +293,7 @@ class _Exported(JEPAModel):
         if not self.takes_frames:
             return super().predict(inputs, **chosen, conditioning=conditioning)
         frames, grid = self._frames(inputs)
-        several = self.masks_of(grid, len(frames), **chosen)
+        several = masks_of(self, grid, len(frames), **chosen)
         told = self.told(conditioning, len(frames))
         predicted = tuple(self._predicted({FRAMES: frames}, each, told) for each in several)
         return predicted[0] if masks is None or isinstance(masks, Masks) else predicted

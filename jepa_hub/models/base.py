@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from jepa_hub.features import Features
-from jepa_hub.masks import Masks, frame_masks
+from jepa_hub.masks import Masks
 from jepa_hub.models import graphs, loading, saving
 from jepa_hub.models import inputs as model_inputs
 from jepa_hub.models.attend import ConfiguredAttention
@@ -27,7 +26,7 @@ from jepa_hub.nn.block import Block
 from jepa_hub.nn.encoder import ViTEncoder
 from jepa_hub.nn.patchify import PatchEmbed
 from jepa_hub.nn.pooling import AttentivePooler
-from jepa_hub.nn.positions import Grid, LearnedPositions, NoPositions, RotaryPositions, SinCosPositions
+from jepa_hub.nn.positions import LearnedPositions, NoPositions, RotaryPositions, SinCosPositions
 from jepa_hub.nn.predictor import Predictor
 from jepa_hub.notices import say_once
 
@@ -246,49 +245,14 @@ class JEPAModel(JEPAPreTrainedModel):
             ValueError: masks overlap, lie outside the grid, or frames split a tubelet.
         """
         clip = model_inputs.prepare(inputs, self, pad=False)
-        asked = self.masks_of(clip.grid, len(clip.pixels), context=context, target=target, masks=masks, group=group)
+        chosen: dict[str, Any] = {"context": context, "target": target, "masks": masks, "group": group}
+        asked = model_inputs.masks_of(self, clip.grid, len(clip.pixels), **chosen)
         conditioning = self.told(conditioning, len(clip.pixels))
         if conditioning is not None:
             conditioning = conditioning.to(clip.pixels.device)
         placed = [each.to(clip.pixels.device) for each in asked]
         predicted = self(clip.pixels, placed, conditioning).predicted
         return predicted[0] if masks is None or isinstance(masks, Masks) else predicted
-
-    def masks_of(
-        self,
-        grid: Grid,
-        batch_size: int,
-        *,
-        context: Iterable[int] | None = None,
-        target: Iterable[int] | None = None,
-        masks: Masks | Sequence[Masks] | None = None,
-        group: int = 0,
-    ) -> list[Masks]:
-        """The masks that `predict` is asked for: given, of frames, or the family's own where it is asked for nothing.
-
-        Args:
-            grid: (T, H, W) tokens of the input.
-            batch_size: B.
-            context, target, masks, group: as in `predict`.
-
-        Raises:
-            ValueError: as in `predict`.
-        """
-        if masks is None and context is None and target is None:
-            masks = self.default_masks(math.prod(grid), batch_size)
-        if masks is None:
-            if context is None or target is None:
-                raise ValueError("give context= and target= frames, or masks=")
-            if grid[0] == 1:
-                raise ValueError("this input is one time step: choose tokens with masks=Masks(...) instead of frames")
-            tubelet = self.config.tubelet_size
-            masks = frame_masks(context, target, grid=grid, tubelet_size=tubelet, batch_size=batch_size, group=group)
-        elif context is not None or target is not None:
-            raise ValueError("give frames or masks, not both")
-        several = [masks] if isinstance(masks, Masks) else list(masks)
-        for each in several:
-            each.validate(math.prod(grid), overlap=self.targets_may_be_seen)
-        return several
 
     def default_masks(self, num_tokens: int, batch_size: int) -> Masks | None:
         """What `predict` asks for when it is told neither frames nor masks; None refuses that."""

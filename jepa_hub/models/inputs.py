@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jepa_hub.masks import Masks, frame_masks
 from jepa_hub.nn.positions import Grid
 
 
@@ -131,3 +133,41 @@ def merge_windows(outputs: Iterable[tuple[int, dict[str, Tensor]]], tubelet: int
         count[first : first + next(iter(named.values())).shape[1] // per_step] += 1
     weight = count.repeat_interleave(per_step)[None, :, None]  # [1, N, 1]
     return {name: total / weight.to(total) for name, total in sums.items()}
+
+
+def masks_of(
+    model: Any,
+    grid: Grid,
+    batch_size: int,
+    *,
+    context: Iterable[int] | None = None,
+    target: Iterable[int] | None = None,
+    masks: Masks | Sequence[Masks] | None = None,
+    group: int = 0,
+) -> list[Masks]:
+    """The masks of a prediction: those given, those of frames, or the family's own where neither is given.
+
+    Args:
+        model: a `JEPAModel`.
+        grid: (T, H, W) tokens of the input.
+        batch_size: B.
+        context, target, masks, group: as in `JEPAModel.predict`.
+
+    Raises:
+        ValueError: as in `JEPAModel.predict`.
+    """
+    if masks is None and context is None and target is None:
+        masks = model.default_masks(math.prod(grid), batch_size)
+    if masks is None:
+        if context is None or target is None:
+            raise ValueError("give context= and target= frames, or masks=")
+        if grid[0] == 1:
+            raise ValueError("this input is one time step: choose tokens with masks=Masks(...) instead of frames")
+        tubelet = model.config.tubelet_size
+        masks = frame_masks(context, target, grid=grid, tubelet_size=tubelet, batch_size=batch_size, group=group)
+    elif context is not None or target is not None:
+        raise ValueError("give frames or masks, not both")
+    several = [masks] if isinstance(masks, Masks) else list(masks)
+    for each in several:
+        each.validate(math.prod(grid), overlap=model.targets_may_be_seen)
+    return several
