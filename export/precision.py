@@ -51,6 +51,8 @@ def attend_in_float32(
     """Attention [B, heads, Q, head_dim] whose softmax is float32; the scale goes first, so that products stay small."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, heads, Q, K]
     scores = scores.float()
+    if getattr(module, "causal", False):
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(dim=-1).to(value.dtype) @ value
@@ -76,4 +78,5 @@ def plain_attention(graph: Graph) -> Graph:
 
 
 def _sdpa(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    causal = getattr(module, "causal", False)  # of a CrossAttention there is no such thing
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)

@@ -120,6 +120,9 @@ class Attention(nn.Module):
         queries = slice(None) if queries is None else queries
         query = query[:, :, queries]  # [B, H, Q, D/H]
         scores = query @ key.mT * query.shape[-1] ** -0.5  # [B, H, Q, N]
+        if self.causal:
+            before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()  # [N, N]
+            mask = before if mask is None else mask & before
         if mask is not None:
             scores = scores.masked_fill(~mask[..., queries, :], float("-inf"))
         return scores.softmax(dim=-1)

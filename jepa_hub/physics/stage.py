@@ -227,6 +227,11 @@ class Stage:
         try:
             self._renderer: Any = mujoco.Renderer(self.model, _SUPERSAMPLE * size, _SUPERSAMPLE * size)
         except Exception as error:
+            if getattr(mujoco, "GLContext", mujoco).__module__ == "mujoco.glfw":  # chosen when it was first imported
+                raise ImportError(
+                    "MuJoCo was imported before, and set up to draw into a window, which this machine has not: "
+                    "set MUJOCO_GL=egl in the environment"
+                ) from error
             raise ImportError(_no_gl(error)) from error
 
     def close(self) -> None:

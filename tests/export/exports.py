@@ -54,6 +54,8 @@ def assert_same(model: Any, exported: Any, tolerance: float = 2e-5, batches: tup
             labels, again = model.classify(pixels, **by), exported.classify(pixels, **by)
             assert again.labels == labels.labels
             torch.testing.assert_close(again.probabilities, labels.probabilities, atol=tolerance, rtol=1e-4)
+        if "text" in model.more_graphs:
+            assert_same_pairs(model, exported, pixels, texts(model, 2 + index, 4 + 2 * index), tolerance)
         if model.predictor is not None:
             masks = masks_for(model, pixels, targets=1 + index % 3)
             told = None
@@ -65,3 +67,24 @@ def assert_same(model: Any, exported: Any, tolerance: float = 2e-5, batches: tup
                 atol=tolerance,
                 rtol=tolerance,
             )
+
+
+def texts(model: Any, count: int, length: int) -> Tensor:
+    """Token numbers [count, length], texts of 2 to `length` tokens with anything behind their end."""
+    draw = torch.Generator().manual_seed(count)
+    end = model.config.end_token_id
+    ids = torch.randint(end + 1, model.config.vocab_size, (count, length), generator=draw)
+    ids[torch.arange(count), torch.arange(count) % (length - 1) + 1] = end
+    return ids
+
+
+def assert_same_pairs(model: Any, exported: Any, pixels: Tensor, ids: Tensor, tolerance: float) -> None:
+    """Parts of pictures, parts of texts and what they give together agree."""
+    with torch.no_grad():
+        image, text = model.image_parts(pixels), model.text_parts(ids)
+        logits = model.pair_logits(image.keys, image.values, text.queries, text.targets)
+    found = exported.image_parts(pixels)
+    pairs = [*zip(found, image, strict=True), *zip(exported.text_parts(ids), text, strict=True)]
+    pairs.append((exported.pair_logits(image.keys, image.values, text.queries, text.targets), logits))
+    for got, wanted in pairs:
+        torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)

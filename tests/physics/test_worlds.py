@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +143,15 @@ def stage() -> Stage:
         if wanted:
             raise
         pytest.skip(f"apt-get install --no-install-recommends libegl1 ({error})")
+
+
+def test_mujoco_that_wants_a_window_is_told_from_a_missing_library(stage: Stage) -> None:
+    """MuJoCo chooses how it draws when it is first imported, whoever imports it."""
+    code = "import mujoco; from jepa_hub.physics.worlds import stage_of; stage_of(48)"
+    hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    environ = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert done.returncode and "MuJoCo was imported before" in done.stderr and "MUJOCO_GL=egl" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["permanence", "gravity"])
