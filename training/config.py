@@ -61,6 +61,8 @@ class ViewSettings(Section):
         jitter: probability of the colour jitter.
         solarize: probability of inverting every value above a threshold that is drawn uniformly.
         equalize: probability of equalising the histogram of each colour channel.
+        flicker: standard deviation, of a range of values of 1, of soft blotches of light that are drawn anew for every
+            frame: detail that nothing foretells.
         interpolation: of the crop.
     """
 
@@ -73,6 +75,7 @@ class ViewSettings(Section):
     jitter: float = Field(default=1.0, ge=0, le=1)
     solarize: float = Field(default=0.0, ge=0, le=1)
     equalize: float = Field(default=0.0, ge=0, le=1)
+    flicker: float = Field(default=0.0, ge=0, le=1)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     @field_validator("crop_scale", "crop_aspect")

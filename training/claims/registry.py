@@ -19,6 +19,7 @@ CLAIMS: dict[str, str] = {
     "iwm": "training.claims.iwm:CLAIM",
     "flexpredict": "training.claims.flexpredict:CLAIM",
     "physics": "training.claims.physics:CLAIM",
+    "physics_flicker": "training.claims.physics_flicker:CLAIM",
     "llip": "training.claims.llip:CLAIM",
 }
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_hub import photometry
@@ -19,7 +20,8 @@ from jepa_hub.media.resizing import resize
 from training.config import PhotometrySettings, ViewSettings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CROP, COLOUR, PHOTOMETRY = 102, 103, 107  # purposes of keys, so that no two draws of a run share one
+CROP, COLOUR, PHOTOMETRY, FLICKER = 102, 103, 107, 110  # purposes of keys, so that no two draws of a run share one
+BLOTCHES = 4  # of flicker, along each side of a frame
 _TRIES = 10
 _DRAWS = 2 * _TRIES + 2  # numbers that a crop takes
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -93,6 +95,19 @@ def _crop(pixels: Tensor, size: tuple[int, int], settings: ViewSettings, draws: 
     return resize(part.contiguous(), size, settings.interpolation).transpose(0, 1).contiguous()  # [3, F, height, width]
 
 
+def blotches(keys: Tensor, frames: int, size: Sequence[int]) -> Tensor:
+    """Soft blotches of light, others in every frame: [B, 1, F, H, W], of standard deviation 1 at their centres.
+
+    Args:
+        keys: int64 [B], on the CPU.
+        frames: F.
+        size: (H, W).
+    """
+    draws = uniforms(keys, frames * BLOTCHES**2).clamp(1e-12, 1 - 1e-12)
+    coarse = torch.special.ndtri(draws).float().view(-1, frames, BLOTCHES, BLOTCHES)
+    return F.interpolate(coarse, list(size), mode="bilinear", align_corners=True)[:, None]
+
+
 class DeviceViews:
     """The part of a view that runs on the device: uint8 crops to normalised pixels.
 
@@ -122,6 +137,9 @@ class DeviceViews:
         wanted = self.settings
         if wanted.colour_jitter or wanted.grayscale or wanted.blur or wanted.solarize or wanted.equalize:
             pixels = self._colours(pixels, draws.to(crops.device, torch.float32))
+        if wanted.flicker:
+            light = blotches(keyed(self.seed, step, index, FLICKER, view), pixels.shape[2], pixels.shape[3:])
+            pixels = (pixels + wanted.flicker * light.to(pixels)).clamp(0, 1)
         return normalised(pixels)
 
     def pair(

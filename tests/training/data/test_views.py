@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jepa_hub.masking.draws import keyed
 from training.config import ViewSettings
-from training.data.views import IMAGENET_MEAN, IMAGENET_STD, DeviceViews, crop, crop_box, uniforms
+from training.data.views import IMAGENET_MEAN, IMAGENET_STD, DeviceViews, blotches, crop, crop_box, uniforms
 
 
 def key(number: int) -> torch.Tensor:
@@ -90,3 +90,18 @@ def test_uniforms_are_uniform() -> None:
     draws = uniforms(torch.arange(20_000), 3)
     assert draws.min() >= 0 and draws.max() < 1 and (draws.mean(0) - 0.5).abs().max() < 0.01
     assert abs(torch.corrcoef(draws.T)[0, 1]) < 0.03
+
+
+def test_flicker_is_other_light_in_every_frame_keyed_by_sample_and_step() -> None:
+    crops = torch.full((4, 3, 6, 16, 12), 128, dtype=torch.uint8)
+    index = torch.arange(4)
+    views, steady = DeviceViews(ViewSettings(flicker=0.15), 5), DeviceViews(ViewSettings(), 5)(crops, index, 3)
+    lit = views(crops, index, 3)
+    assert torch.equal(views(crops[2:], index[2:], 3), lit[2:]) and not torch.equal(views(crops, index, 4), lit)
+    light = (lit - steady) * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1)  # [B, 3, F, H, W]
+    assert torch.allclose(light[:, 0], light[:, 1], atol=1e-6)  # white
+    flat = light[:, 0].flatten(2)  # [B, F, H*W]
+    alike = torch.corrcoef(flat.flatten(0, 1)) - torch.eye(24)
+    assert alike.abs().mean() < 0.4  # 16 blotches in each of 24 frames
+    corners = blotches(torch.arange(4000), 1, (8, 8))[:, 0, 0, 0, 0]
+    assert abs(corners.std() - 1) < 0.05 and abs(corners.mean()) < 0.05
