@@ -48,13 +48,17 @@ def prepared(
 
     Raises:
         ValueError: the folder holds another model, the model has no such graph, or a processor is missing.
+        RuntimeError: two graphs of a family would be written to one file.
     """
     if preprocessing_in_graph and processor is None:
         raise ValueError("there is no processor to put into the graph: give processor=")
     files.refuse_other_model(model, Path(folder))
     target = Path(folder) / files.FOLDERS[kind]
     target.mkdir(parents=True, exist_ok=True)
-    for graph in chosen_graphs(model, graphs, layers):
+    chosen = chosen_graphs(model, graphs, layers)
+    if len({files.file_name(graph.name, precision, ending) for graph in chosen}) < len(chosen):
+        raise RuntimeError(f"two graphs of {type(model).__name__} would share a file: {[each.name for each in chosen]}")
+    for graph in chosen:
         if preprocessing_in_graph and "pixel_values" in graph.inputs:
             assert processor is not None  # checked above
             graph = with_preprocessing(graph, processor, example_frames(model, graph))

@@ -95,7 +95,7 @@ class PiTModel(MAEModel):
     """
 
     networks = ("encoder", "predictor")
-    more_graphs: ClassVar[Mapping[str, str]] = {"logits": "logits", "values": "values"}
+    more_graphs: ClassVar[Mapping[str, str]] = {"classes": "logits", "values": "values"}
     card_examples: ClassVar[Mapping[str, str]] = {
         "classifier": 'found = model.classify(processor("photo.jpg"))  # .labels, the likeliest first  .probabilities',
         "regressor": 'numbers = model.regress(processor("photo.jpg"))  # [B, V]',
@@ -258,8 +258,9 @@ class PiTModel(MAEModel):
         """Features, predictions, and what the heads give."""
         found = super().graphs(layers)
         pixels, axes = graphs.example_pixels(self.config)
-        for name, head in (("logits", self.classifier), ("values", self.regressor)):
+        for name, head in (("classes", self.classifier), ("values", self.regressor)):
             if head is not None:
-                module = graphs.Method(self, name)
-                found.append(Graph(name, module, {"pixel_values": pixels}, {"pixel_values": axes}, (name,)))
+                method = self.more_graphs[name]
+                module = graphs.Method(self, method)
+                found.append(Graph(name, module, {"pixel_values": pixels}, {"pixel_values": axes}, (method,)))
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def test_errors_are_for_people(folder: Path, tmp_path: Path) -> None:
         to_onnx(clip_model(), tmp_path, graphs=["logits"])
     with pytest.raises(ValueError, match="another model"):
         to_onnx(tiny_model("ijepa"), folder, graphs=["features"])
+
+
+def test_two_graphs_never_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph of a family's own that is called as a probe's main graph would be `model.onnx`, over the features."""
+    model = tiny_model("ijepa", networks=["encoder"])
+    (features,) = model.graphs()
+    monkeypatch.setattr(type(model), "graphs", lambda self: [features, replace(features, name="logits")])
+    with pytest.raises(RuntimeError, match="share a file"):
+        to_onnx(model, tmp_path)
+    assert not list(tmp_path.rglob("*.onnx"))
 
 
 def test_the_file_says_what_it_is(folder: Path) -> None:

@@ -178,11 +178,14 @@ def test_heads_go_on_any_vision_transformer(family: str) -> None:
 def test_exported_heads_give_the_same(precision: str, tmp_path: Path) -> None:
     model = small(num_hidden_layers=1, num_values=2, attention_window=3, networks=["encoder"])
     written = to_onnx(model, tmp_path, precision=precision)
-    assert [each.graph.name for each in written] == ["features", "logits", "values"]
+    assert [each.graph.name for each in written] == ["features", "classes", "values"]
     exported = OnnxJEPAModel.from_pretrained(tmp_path, precision=precision)
     tolerance = 1e-4 if precision == "fp32" else 2e-2
     for size in ((3, 3, 8, 8), (1, 3, 6, 11)):  # positions and windows follow the size
         pixels = torch.randn(size)
+        torch.testing.assert_close(
+            exported.encode(pixels).tokens, model.encode(pixels).tokens, atol=tolerance, rtol=tolerance
+        )
         assert exported.classify(pixels).labels == model.classify(pixels).labels
         torch.testing.assert_close(exported.regress(pixels), model.regress(pixels), atol=tolerance, rtol=tolerance)
 
