@@ -132,11 +132,12 @@ class Worker:
         self._process.wait()
 
 
-def serve(prepare: Callable[[], tuple[Any, Callable[[int], float]]]) -> None:
+def serve(prepare: Callable[[], tuple[Any, Callable[[int], float]]], most: Callable[[], float] | None = None) -> None:
     """Child process: answer a Worker's commands until its input ends.
 
     Args:
         prepare: gives what to say first and a function that runs round `index` and returns its result.
+        most: bytes in use at the highest; by default memory of the host above that of the idle process.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the side prints must not mix with the answers
@@ -157,4 +158,4 @@ def serve(prepare: Callable[[], tuple[Any, Callable[[int], float]]]) -> None:
         elif command == "flops":
             say(count_flops(lambda: run(int(index[0]))))  # noqa: B023 - called at once
         elif command == "memory":
-            say((peak() - before) / 1e6)
+            say((peak() - before if most is None else most()) / 1e6)

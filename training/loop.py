@@ -25,11 +25,11 @@ from training.data.batches import BadSamples, BatchReader, Layout, batches
 from training.data.support import SUPPORT_VIEW
 from training.data.views import DeviceViews
 from training.flops import device_peak, training_flops_per_sample
-from training.host_memory import keep_freed_memory
 from training.methods.base import Method
 from training.online_probe import OnlineProbe
 from training.optimizers import build_optimizer, schedule
 from training.process_group import leave
+from training.process_tuning import tune
 from training.recipe import to_yaml
 from training.sharding import check_sharding, gathered, whole
 from training.watch import Clock, Guard, Log, Meter
@@ -71,8 +71,7 @@ class Run:
         )
         check_sharding(self.accelerator)
         self.averager: Averager = kind(averaging, self.accelerator)
-        if self.accelerator.device.type == "cpu":
-            keep_freed_memory()
+        tune(self.accelerator.device)
         self.dtype = torch.float64 if settings.run.precision == "fp64" else torch.float32
         self.layout = Layout(
             settings.data.batch_size,

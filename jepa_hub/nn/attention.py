@@ -61,7 +61,9 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
         swapped = full.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # channel 2i <-> 2i + 1
     else:
         swapped = full.index_select(-1, rotary.partner)
-    return torch.addcmul(full * cos, swapped, sin).to(x.dtype)
+    # In place where nothing else holds the tensor: the product, and without gradients a copy made for its precision.
+    turned = full * cos if x.dtype == full.dtype or torch.is_grad_enabled() else full.mul_(cos)
+    return turned.addcmul_(swapped, sin).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -91,10 +93,9 @@ class Attention(nn.Module):
         if last is not None:
             return self._of_last(x, rotary, last, tuple(each[..., -last:, :] for each in allowed))
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, N, 3, H, D/H]
-        query_key, value = qkv[:, :, :2], qkv[:, :, 2]
-        if rotary is not None:
-            query_key = rotate(query_key, rotary)
-        query, key = query_key.unbind(2)
+        query, key, value = qkv.unbind(2)
+        if rotary is not None:  # one after the other: in half precision a rotation takes eight times its input
+            query, key = rotate(query, rotary), rotate(key, rotary)
         heads = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # [B, H, N, D/H] each
         out = self.attend(self, *heads, *allowed)  # [B, H, N, D/H]
         return self.proj(out.transpose(1, 2).flatten(2))  # [B, N, D]

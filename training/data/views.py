@@ -95,17 +95,18 @@ def _crop(pixels: Tensor, size: tuple[int, int], settings: ViewSettings, draws: 
     return resize(part.contiguous(), size, settings.interpolation).transpose(0, 1).contiguous()  # [3, F, height, width]
 
 
-def blotches(keys: Tensor, frames: int, size: Sequence[int]) -> Tensor:
+def blotches(keys: Tensor, frames: int, size: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Soft blotches of light, others in every frame: [B, 1, F, H, W], of standard deviation 1 at their centres.
 
     Args:
         keys: int64 [B], on the CPU.
         frames: F.
         size: (H, W).
+        device: of what is returned; the draws are the same on all.
     """
     draws = uniforms(keys, frames * BLOTCHES**2).clamp(1e-12, 1 - 1e-12)
     coarse = torch.special.ndtri(draws).float().view(-1, frames, BLOTCHES, BLOTCHES)
-    return F.interpolate(coarse, list(size), mode="bilinear", align_corners=True)[:, None]
+    return F.interpolate(coarse.to(device), list(size), mode="bilinear", align_corners=True)[:, None]
 
 
 class DeviceViews:
@@ -138,8 +139,9 @@ class DeviceViews:
         if wanted.colour_jitter or wanted.grayscale or wanted.blur or wanted.solarize or wanted.equalize:
             pixels = self._colours(pixels, draws.to(crops.device, torch.float32))
         if wanted.flicker:
-            light = blotches(keyed(self.seed, step, index, FLICKER, view), pixels.shape[2], pixels.shape[3:])
-            pixels = (pixels + wanted.flicker * light.to(pixels)).clamp(0, 1)
+            keys = keyed(self.seed, step, index, FLICKER, view)
+            light = blotches(keys, pixels.shape[2], pixels.shape[3:], pixels.device)
+            pixels = (pixels + wanted.flicker * light).clamp(0, 1)
         return normalised(pixels)
 
     def pair(

@@ -10,7 +10,7 @@ from tests.hub_server import run_python
 
 CODE = """
 import resource, sys, torch
-from training.host_memory import keep_freed_memory
+from training.process_tuning import keep_freed_memory
 agreed = keep_freed_memory() if sys.argv[1] == "keep" else True
 
 def step():
