@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 
 from jepa_hub import hub
 from jepa_hub.embedding.files import IMAGE_SUFFIXES, find_files
+from jepa_hub.labelled import Labelled, label_files
 from jepa_hub.models.base import JEPAModel
 from jepa_hub.models.paws import PAWSModel
 from jepa_hub.models.pit import PiTModel
@@ -19,19 +18,7 @@ from jepa_hub.models.probe import Classification, Probe, ProbeConfig
 from jepa_hub.models.support import Support, check_support
 from jepa_hub.processing import JEPAProcessor
 
-logger = logging.getLogger(__name__)
-
 _LAYOUT = "expected one folder per class with a few pictures in it, such as support/cat/1.jpg"
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What was found in a file: labels, the most likely first, and their probabilities; or why it could not be read."""
-
-    path: str
-    labels: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    error: str | None = None
 
 
 def load(name: str, *, has_support: bool, device: str, revision: str | None = None) -> tuple[Any, JEPAProcessor]:
@@ -140,28 +127,9 @@ def classify_files(
     paths = [str(path) for path in find_files(inputs)]
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     together = batch_size if len(images) == len(paths) else 1
-    for start in range(0, len(paths), together):
-        part = paths[start : start + together]
-        try:
-            yield from _labelled(part, _classify(model, processor, part, support, top, device))
-        except (ValueError, OSError) as error:
-            if len(part) == 1:
-                logger.warning("%s left out: %s", part[0], error)
-                yield Labelled(part[0], error=str(error))
-                continue
-            for path in part:  # one of them is bad: find out which
-                yield from classify_files(
-                    model, processor, [path], support=support, top=top, batch_size=1, device=device
-                )
 
+    def label(some: list[str]) -> Classification:
+        inputs = processor(some, device=device)
+        return model.classify(inputs, support, top=top) if support is not None else model.classify(inputs, top=top)
 
-def _classify(
-    model: Any, processor: JEPAProcessor, paths: Sequence[str], support: Support | None, top: int, device: str
-) -> Classification:
-    inputs = processor(list(paths), device=device)
-    return model.classify(inputs, support, top=top) if support is not None else model.classify(inputs, top=top)
-
-
-def _labelled(paths: Sequence[str], found: Classification) -> Iterator[Labelled]:
-    for path, labels, probabilities in zip(paths, found.labels, found.probabilities.tolist(), strict=True):
-        yield Labelled(path, tuple(labels), tuple(probabilities))
+    return label_files(paths, together, label)

@@ -312,27 +312,18 @@ def classify(
     as_json: AsJson = False,
 ) -> None:
     """Label images by a few labelled ones (PAWS), or images and videos by a model's own classes (probes)."""
-    from dataclasses import asdict
-
     from jepa_hub import classifying
+    from jepa_hub.labelled import report
 
     if per_class is not None and support is None:
         raise ValueError("--per-class goes with --support")
     files = None if support is None else classifying.support_files(support, per_class)
     loaded, processor = classifying.load(model, has_support=files is not None, device=device, revision=revision)
     known = None if files is None else classifying.make_support(loaded, processor, files, device, batch_size)
-    found = []
-    for each in classifying.classify_files(
+    found = classifying.classify_files(
         loaded, processor, inputs, support=known, top=top, batch_size=batch_size, device=device
-    ):
-        found.append(each)
-        if not as_json:
-            shown = [f"{name} {share:.1%}" for name, share in zip(each.labels, each.probabilities, strict=True)]
-            typer.echo(f"{each.path}: {', '.join(shown) if each.error is None else 'could not be read: ' + each.error}")
-    if as_json:
-        _json([asdict(each) for each in found])
-    if strict and any(each.error for each in found):
-        raise typer.Exit(1)
+    )
+    report(found, as_json=as_json, strict=strict)
 
 
 @app.command()

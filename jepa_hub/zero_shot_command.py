@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from jepa_hub.classifying import Labelled
-
-logger = logging.getLogger(__name__)
+from jepa_hub.labelled import Labelled, label_files, report
 
 DEFAULT = "llip-tiny-scenes"
 
@@ -55,17 +50,8 @@ def zero_shot_command(
     loaded = loaded.to(device).eval()
     classes = zero_shot.encode_classes(loaded, names, templates or zero_shot.PLAIN)
     processor = JEPAProcessor.from_pretrained(model, revision=revision)
-    found = []
-    settings = {"temperature": temperature, "top": top}
-    for each in named(loaded, processor, inputs, classes, settings, batch_size, device):
-        found.append(each)
-        if not as_json:
-            shown = [f"{name} {share:.1%}" for name, share in zip(each.labels, each.probabilities, strict=True)]
-            typer.echo(f"{each.path}: {', '.join(shown) if each.error is None else 'could not be read: ' + each.error}")
-    if as_json:
-        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
-    if strict and any(each.error for each in found):
-        raise typer.Exit(1)
+    found = named(loaded, processor, inputs, classes, batch_size, device, temperature=temperature, top=top)
+    report(found, as_json=as_json, strict=strict)
 
 
 def names_of(given: Sequence[str]) -> list[str]:
@@ -90,39 +76,18 @@ def names_of(given: Sequence[str]) -> list[str]:
 
 
 def named(
-    model: Any,
-    processor: Any,
-    inputs: Sequence[str],
-    classes: Any,
-    settings: dict[str, Any],
-    batch_size: int,
-    device: str,
+    model: Any, processor: Any, inputs: Sequence[str], classes: Any, batch_size: int, device: str, **settings: Any
 ) -> Iterator[Labelled]:
-    """The names of each picture; one that cannot be read is logged, and said in its place."""
+    """The names of each picture; what is no picture, or cannot be read, is said in its place."""
+    from jepa_hub import zero_shot
     from jepa_hub.embedding.files import IMAGE_SUFFIXES, find_files
 
     paths = [str(path) for path in find_files(inputs)]
     pictures = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     for path in sorted(set(paths) - set(pictures)):
         yield Labelled(path, error="a film; this model takes pictures")
-    for start in range(0, len(pictures), batch_size):
-        part = pictures[start : start + batch_size]
-        try:
-            yield from _named(model, processor, part, classes, settings, device)
-        except (ValueError, OSError) as error:
-            if len(part) == 1:
-                logger.warning("%s left out: %s", part[0], error)
-                yield Labelled(part[0], error=str(error))
-                continue
-            for path in part:  # one of them is bad: find out which
-                yield from named(model, processor, [path], classes, settings, 1, device)
-
-
-def _named(
-    model: Any, processor: Any, paths: Sequence[str], classes: Any, settings: dict[str, Any], device: str
-) -> Iterator[Labelled]:
-    from jepa_hub import zero_shot
-
-    answers = zero_shot.classify(model, processor(list(paths), device=device), classes, **settings)
-    for path, names, shares in zip(paths, answers.labels, answers.probabilities.tolist(), strict=True):
-        yield Labelled(path, tuple(names), tuple(shares))
+    yield from label_files(
+        pictures,
+        batch_size,
+        lambda some: zero_shot.classify(model, processor(some, device=device), classes, **settings),
+    )

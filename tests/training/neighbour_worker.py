@@ -55,8 +55,8 @@ def gradients(method: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def work(rank: int, name: str, unique: bool, out: str) -> None:
-    """One of two workers; the first writes the mean loss and the gradients that data parallelism made."""
+def compute(rank: int, method: nn.Module, batch: dict[str, Any], out: str) -> None:
+    """One of two workers; the first writes the mean loss and the gradients that data parallelism made to `out`."""
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
@@ -64,12 +64,17 @@ def work(rank: int, name: str, unique: bool, out: str) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}.store", rank=rank, world_size=2)
-    method = DistributedDataParallel(method_of(name))
-    loss = method(batch_of(rank, unique))["loss"]
+    parallel = DistributedDataParallel(method)
+    loss = parallel(batch)["loss"]
     loss.backward()
     mean = loss.detach().clone()
     dist.all_reduce(mean)
     if rank == 0:
-        torch.save({"loss": mean / 2, "gradients": gradients(method)}, Path(out))
-    del method, loss  # the reducer must end before its group does
+        torch.save({"loss": mean / 2, "gradients": gradients(parallel)}, Path(out))
+    del parallel, loss  # the reducer must end before its group does
     leave()
+
+
+def work(rank: int, name: str, unique: bool, out: str) -> None:
+    """One of two workers of the method of a name; see `compute`."""
+    compute(rank, method_of(name), batch_of(rank, unique), out)

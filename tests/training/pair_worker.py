@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.training.neighbour_worker import gradients
+from tests.training.neighbour_worker import compute
 
 WORDS = ["a", "red", "blue", "green", "cube", "cone", "of", "and", "the", "left", "right", "two"]
 
@@ -36,20 +35,5 @@ def batch_of(rank: int | None, captions: int = 1) -> dict[str, Any]:
 
 
 def work(rank: int, settings: dict[str, Any], model: dict[str, Any], captions: int, out: str) -> None:
-    """One of two workers; the first writes the mean loss and the gradients that data parallelism made."""
-    import torch.distributed as dist
-    from torch.nn.parallel import DistributedDataParallel
-
-    from training.process_group import leave
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}.store", rank=rank, world_size=2)
-    method = DistributedDataParallel(method_of(settings, **model))
-    loss = method(batch_of(rank, captions))["loss"]
-    loss.backward()
-    mean = loss.detach().clone()
-    dist.all_reduce(mean)
-    if rank == 0:
-        torch.save({"loss": mean / 2, "gradients": gradients(method)}, Path(out))
-    del method, loss  # the reducer must end before its group does
-    leave()
+    """One of two workers; see `compute`."""
+    compute(rank, method_of(settings, **model), batch_of(rank, captions), out)

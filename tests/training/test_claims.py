@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,10 +141,21 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_shipped_claims_are_complete() -> None:
     for name, claim in SHIPPED.items():
-        arms = {arm.name for arm in claim.arms}
-        assert claim.name == name and len(arms) == len(claim.arms) and claim.core_seeds >= 2
-        for comparison in claim.comparisons:
-            assert {comparison.better, comparison.worse} <= arms and comparison.metric in claim.metrics
+        assert claim.name == name and claim.core_seeds >= 5 and claim.full_seeds >= claim.core_seeds
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"comparisons": [Comparison("score", "good", "better")]}, "the arm 'better'"),
+        ({"comparisons": [Comparison("scroe", "good", "bad")]}, "the metric 'scroe'"),
+        ({"comparisons": [Comparison("score", "good", "bad", decisive=False)]}, "no comparison is decisive"),
+        ({"arms": [*one_claim.CLAIM.arms, one_claim.CLAIM.arms[0]]}, "two arms have one name"),
+    ],
+)
+def test_a_claim_compares_what_there_is(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(one_claim.CLAIM, **changed)
 
 
 def test_metrics_that_are_no_per_cent_have_their_decimals_and_no_power_for_two_points() -> None:

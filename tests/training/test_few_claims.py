@@ -86,8 +86,4 @@ def test_arms_share_their_labels_and_network() -> None:
         (each.per_class, each.seed, each.label) == (1, None, "digit") for each in supports
     )
     assert len({str(each.data.views) for each in settings.values()}) == 1
-    for claim in (paws.CLAIM, suncet.CLAIM):
-        arms = {arm.name for arm in claim.arms}
-        for comparison in claim.comparisons:
-            assert {comparison.better, comparison.worse} <= arms and comparison.metric in claim.metrics
-        assert claim.core_seeds >= 10
+    assert paws.CLAIM.core_seeds >= 10 and suncet.CLAIM.core_seeds >= 10

@@ -77,14 +77,10 @@ def test_an_untrained_model_guesses(overrides: tuple[str, ...], monkeypatch: pyt
     assert anywhere(model, 0, "test")["text_recall_anywhere"] < 35  # a guess is true of 8 % of pictures
 
 
-def test_the_claim_is_whole() -> None:
+def test_the_arms_differ_in_what_they_say() -> None:
     from training.build import model_config
     from training.claims.arms import recipe_settings
 
-    arms = {arm.name for arm in CLAIM.arms}
-    assert len(arms) == len(CLAIM.arms) and CLAIM.core_seeds >= 5
-    for comparison in CLAIM.comparisons:
-        assert {comparison.better, comparison.worse} <= arms and comparison.metric in CLAIM.metrics
     sizes = {"llip": 0, "siglip_matched": 0}
     for arm in CLAIM.arms:
         given = inspect.getclosurevars(arm.run).nonlocals["given"]

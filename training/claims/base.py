@@ -86,6 +86,26 @@ class Claim:
     remark: Callable[[Results], str] | None = None
     decimals: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Nothing, if every comparison is of arms and metrics that there are.
+
+        Raises:
+            ValueError: one is not, two arms have one name, or nothing is decisive.
+        """
+        arms = [each.name for each in self.arms]
+        if len(set(arms)) != len(arms):
+            raise ValueError(f"claim {self.name}: two arms have one name: {arms}")
+        for each in self.comparisons:
+            for kind, name, known in (
+                ("arm", each.better, arms),
+                ("arm", each.worse, arms),
+                ("metric", each.metric, list(self.metrics)),
+            ):
+                if name not in known:
+                    raise ValueError(f"claim {self.name} compares the {kind} {name!r}, which is none of {known}")
+        if not any(each.decisive for each in self.comparisons):
+            raise ValueError(f"claim {self.name}: no comparison is decisive")
+
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
         return next(each for each in self.arms if each.name == name)
