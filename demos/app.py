@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,14 @@ from starlette.middleware import Middleware
 
 from demos.guard import Guard
 from demos.library import Library
-from demos.shell import Shell
+from demos.shell import AT_ONCE, Shell
 from demos.tabs import features, few_labels, physics, prediction, words, world
 from demos.uploads import MAX_UPLOAD
 
 ASSETS = Path(__file__).parent / "assets"
 LOCAL = ("127.0.0.1", "localhost", "::1")
-WAITING, AT_ONCE = 24, 2  # requests that wait before more are turned away; that are worked on at once
+WAITING = 24  # requests that wait before more are turned away
+MOST_UPLOAD = 256 << 20  # bytes of all files of one upload
 KEPT_SECONDS = 3600  # of files that were handed in or made
 SYSTEM_FONTS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -115,11 +118,13 @@ def serve(settings: Settings, *, wait: bool = True) -> tuple[Any, str]:
     """
     folder = Path(tempfile.mkdtemp(prefix="jepa-hub-demo-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if wait:  # an orderly end, so that the folder goes: docker, systemd and `kill` send this
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # Uploads and results go where only this server looks, and disappear with it.
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     library = Library(locked=settings.locked or settings.is_public)
     app = build_app(library, folder)
-    app.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, status_update_rate=1)
+    app.queue(max_size=WAITING, api_open=False, default_concurrency_limit=AT_ONCE, status_update_rate=1)
     _, address, _ = app.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -131,7 +136,7 @@ def serve(settings: Settings, *, wait: bool = True) -> tuple[Any, str]:
         show_error=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[],
-        app_kwargs={"middleware": [Middleware(Guard, framed=settings.is_public)]},
+        app_kwargs={"middleware": [Middleware(Guard, most_upload=MOST_UPLOAD, framed=settings.is_public)]},
         state_session_capacity=64,
         enable_monitoring=False,
         ssr_mode=False,

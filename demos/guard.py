@@ -1,17 +1,18 @@
-"""What stands before the app: no address of another machine gets in as a file, and the page loads nothing from any."""
+"""What stands before the app: it fetches nothing for anyone, requests have a size, pages load nothing from outside."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MOST_BYTES = 4 << 20  # of a request that is no upload: settings, clicks, and what the page sends back
-_UPLOADS = ("/upload", "/component_server")
+_UPLOAD = "/upload"
 _POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'"
 
 
@@ -20,11 +21,13 @@ class Guard:
 
     Args:
         app: what it protects.
+        most_upload: bytes of a request that uploads files.
         framed: whether pages of other sites may show the app in a frame, as Hugging Face Spaces do.
     """
 
-    def __init__(self, app: Any, *, framed: bool = False) -> None:
+    def __init__(self, app: Any, *, most_upload: int, framed: bool = False) -> None:
         self.app = app
+        self.most_upload = most_upload
         policy = _POLICY if framed else f"{_POLICY}; frame-ancestors 'self'"
         self._headers = [
             (b"content-security-policy", policy.encode()),
@@ -43,7 +46,12 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *self._headers]
             await send(message)
 
-        if scope["method"] == "POST" and not scope["path"].rstrip("/").endswith(_UPLOADS):
+        if "://" in unquote(scope["path"]):  # gradio would fetch `file=http://...` and pass it on
+            await _answer(with_headers, 403, "this server fetches nothing from addresses")
+            return
+        if scope["path"].rstrip("/").endswith(_UPLOAD):
+            receive = _at_most(self.most_upload, receive)
+        elif scope["method"] == "POST":
             body = await _body(receive)
             if body is None:
                 await _answer(with_headers, 413, f"a request may have {MOST_BYTES >> 20} MB; send files as uploads")
@@ -53,6 +61,19 @@ class Guard:
                 return
             receive = _again(body, receive)
         await self.app(scope, receive, with_headers)
+
+
+def _at_most(size: int, receive: Receive) -> Receive:
+    """`receive` that ends the request, as if the other side had gone, where more bytes come than these."""
+    come = 0
+
+    async def counted() -> MutableMapping[str, Any]:
+        nonlocal come
+        message = await receive()
+        come += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if come > size else message
+
+    return counted
 
 
 async def _body(receive: Receive) -> bytes | None:

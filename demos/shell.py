@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _EXPECTED = (ValueError, OSError, ImportError, TypeError)  # of bad input; anything else is a fault of ours
 _UPLOADED = ("image", "video")
+AT_ONCE = 2  # events that models work on at the same time, whatever tab they come from
 
 
 class Shell:
@@ -55,7 +56,7 @@ class Shell:
             filterable=True,
         )
         if not self.library.locked:  # what was downloaded meanwhile
-            box.focus(lambda: gr.update(choices=self.library.names(wanted)), None, box, **_QUIET)
+            box.focus(lambda: gr.update(choices=self.library.names(wanted)), None, box, api_visibility="private")
         return box
 
     def missing(self, family: str, recipe: str) -> None:
@@ -125,7 +126,7 @@ class Shell:
             name: under which programs can call it; None is for the page only.
             last: of events that come while it runs only the last counts, as where a slider is dragged.
         """
-        visible: dict[str, Any] = {"api_name": name} if name else dict(_QUIET)
+        visible: dict[str, Any] = {"api_name": name, **_SHARED} if name else dict(_QUIET)
         if not tells:
             visible["show_progress"] = "minimal"
         if last:
@@ -169,7 +170,9 @@ class Shell:
         return event(chosen, [*before, *after], list(outputs), **_QUIET)
 
 
-_QUIET: dict[str, Any] = {"api_visibility": "private"}
+# One queue: gradio's default limit is for each event on its own, and there are dozens.
+_SHARED: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": AT_ONCE}
+_QUIET: dict[str, Any] = {"api_visibility": "private", **_SHARED}
 
 
 def _safe(function: Callable[..., Any], tells: bool) -> Callable[..., Any]:

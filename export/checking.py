@@ -59,7 +59,10 @@ def _cases(model: Any, graph: Any, processor: Any, inputs: Sequence[Path], in_gr
     t, h, w = (max(size // step, 1) for size, step in zip(pixels.shape[2:], _patch(config), strict=True))
     shapes = [(max(t // 2, 1), max(h - 1, 2), w + 1), (t + 1, h, max(w - 2, 2))]
     chosen = [pixels[:1], pixels, *(samples.at_size(pixels, config, shape) for shape in shapes)]
-    return [samples.graph_inputs(graph, each, config, targets=1 + index % 2) for index, each in enumerate(chosen)]
+    return [
+        samples.graph_inputs(graph, each, config, targets=1 + index % 2, group=index)  # each mask token in its turn
+        for index, each in enumerate(chosen)
+    ]
 
 
 def _patch(config: Any) -> tuple[int, int, int]:
@@ -109,6 +112,8 @@ def check(
 ) -> bool:
     """Whether all files are the model, within the bounds of their precision; reports are told and kept beside them.
 
+    A file that is not the model is removed.
+
     Args:
         model: what was exported.
         processor: its preprocessing.
@@ -133,4 +138,9 @@ def check(
         json.dumps([json.loads(each.to_json()) for each in reports], indent=2) + "\n", encoding="utf-8"
     )
     (where / f"{name}.txt").write_text("\n".join(each.text() for each in reports) + "\n", encoding="utf-8")
+    for each, report in zip(written, reports, strict=True):
+        if not report.passed:  # nobody shall load or upload it; the report stays
+            each.path.unlink()
+            each.path.with_name(f"{each.path.name}_data").unlink(missing_ok=True)
+            tell(f"{each.path.name} was removed: it is not the model")
     return all(each.passed for each in reports)

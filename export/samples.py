@@ -94,13 +94,15 @@ def random_masks(batch: int, tokens: int, targets: int, seed: int = 0) -> dict[s
     }
 
 
-def graph_inputs(graph: Graph, pixels: Tensor, config: Any, *, targets: int = 2, seed: int = 0) -> dict[str, Tensor]:
+def graph_inputs(
+    graph: Graph, pixels: Tensor, config: Any, *, targets: int = 2, seed: int = 0, group: int = 0
+) -> dict[str, Tensor]:
     """What a graph takes, from pixels [B, 3, F, H, W]; what is made from no pixels is the graph's own example."""
     grid = (max(pixels.shape[2] // config.tubelet_size, 1), *(side // config.patch_size for side in pixels.shape[-2:]))
     masks = random_masks(len(pixels), grid[0] * grid[1] * grid[2], targets, seed)
     known = {
         "pixel_values": pixels[:, :, 0] if is_image_model(config) else pixels,
-        "group": torch.zeros(1, dtype=torch.int64),
+        "group": torch.full((1,), group % config.num_mask_tokens),
         **masks,
     }
     if config.conditioning_size:

@@ -133,11 +133,19 @@ class AotiSession:
         self.providers = [f"AOTInductor ({self.device.type})"]
         self.inputs: list[str] = self.metadata["inputs"]
         self._outputs: list[str] = self.metadata["outputs"]
+        self._types: dict[str, str] = self.metadata["types"]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name."""
+        """Outputs by name, on the device of the session.
+
+        Raises:
+            ValueError: inputs are missing, unknown or of another type, which compiled code would read as it stands.
+        """
         if set(inputs) != set(self.inputs):
             raise ValueError(f"this graph takes {', '.join(self.inputs)}; got {', '.join(inputs)}")
+        for name, tensor in inputs.items():
+            if str(tensor.dtype) != f"torch.{self._types[name]}":
+                raise ValueError(f"{name} is {tensor.dtype}, this graph takes torch.{self._types[name]}")
         with torch.no_grad():
             outputs = self.package(*(inputs[name].detach().to(self.device).contiguous() for name in self.inputs))
         return dict(zip(self._outputs, outputs, strict=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from export import files
 from export.precision import INTEGER
 from export.prepare import Exported, Progress, prepared, quiet
 from export.tracing import in_precision, trace
@@ -91,6 +93,8 @@ def _compile(graph: Graph, path: Path, precision: str, told: dict[str, str], dev
         chosen.free_axes,
         chosen.outputs,
     )
+    types = {name: str(value.dtype).removeprefix("torch.") for name, value in moved.inputs.items()}
+    told = {**told, files.PREFIX + "types": json.dumps(types)}
     unfinished = path.with_name(f"unfinished-{path.name}")  # torch wants the name to end in .pt2
     with quiet():
         torch._inductor.aoti_compile_and_package(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from demos.app import AT_ONCE, WAITING
+from demos.app import MOST_UPLOAD, WAITING
 from demos.examples import scenes
+from demos.guard import Guard
+from demos.shell import AT_ONCE
 from tests.demos.conftest import Server
 from tests.demos.test_uploads import bad_files
 from tests.hub_server import ROOT
@@ -94,9 +98,54 @@ def test_nothing_is_fetched_for_a_program(server: Server, address: str) -> None:
     assert server.outgoing == before
 
 
+@pytest.mark.parametrize("address", ["http://example.com/a.png", "https://example.com/a", "http:%2f%2fexample.com/a"])
+def test_nothing_is_fetched_and_passed_on(server: Server, address: str) -> None:
+    before = list(server.outgoing)
+    for route in ("gradio_api/file=", "file=", "gradio_api/proxy=", "gradio_api/stream/"):
+        answer = httpx.get(f"{server.address}/{route}{address}", follow_redirects=False)
+        assert answer.status_code == 403 and "fetches nothing" in answer.text, (route, answer.status_code)
+    assert server.outgoing == before
+
+
 def test_a_request_has_a_size(server: Server) -> None:
     kind, content = call(server, ["x" * (5 << 20)])
     assert kind == "error" and "4 MB" in content
+    large = httpx.post(f"{server.address}/gradio_api/component_server", json={"data": "x" * (5 << 20)}, timeout=60)
+    assert large.status_code == 413 and "4 MB" in large.text
+
+
+def test_an_upload_has_a_size() -> None:
+    """Of all its files together; what one may have is tested below."""
+    assert MOST_UPLOAD < 1 << 30
+    ended: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(4):
+            ended.append(await receive())
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(400), "more_body": True}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
+    asyncio.run(Guard(app, most_upload=1000)(scope, receive, send))
+    assert [each["type"] for each in ended] == ["http.request"] * 2 + ["http.disconnect"] * 2
+
+
+def test_no_function_is_called_past_the_queue(server: Server) -> None:
+    for name in ("features", "predict"):
+        answer = httpx.post(f"{server.address}/gradio_api/run/{name}", json={"data": [MODEL]}, timeout=30)
+        assert answer.status_code >= 400, answer.text
+
+
+def test_all_tabs_share_one_queue(server: Server) -> None:
+    """So that no more than AT_ONCE models run, whoever asks for what."""
+    events = [each for each in server.app.fns.values() if each.queue and each.api_name]
+    public = [each for each in events if each.api_visibility == "public"]
+    assert len(public) >= 5
+    assert {(each.concurrency_id, each.concurrency_limit) for each in public} == {("models", AT_ONCE)}
 
 
 def test_the_page_may_load_nothing_from_elsewhere(server: Server) -> None:
@@ -150,9 +199,11 @@ def test_every_function_for_programs_checks_its_files(server: Server, tmp_path: 
 
 def test_wrong_arguments_are_answered(server: Server) -> None:
     place = upload(server, scenes()[0][0])
-    for data in ([MODEL, None, 8, 0, 3], ["no-such-model", [place], 8, 0, 3], [MODEL], [MODEL, "x", "y", "z", []]):
+    for data in ([MODEL, None, 8, 0, 3], [MODEL], [MODEL, "x", "y", "z", []]):
         kind, _ = call(server, data)
         assert kind == "error"
+    kind, content = ask(server, place, model="no-such-model")
+    assert kind == "error" and "no-such-model" in json.dumps(content)
     assert alive(server)
 
 
@@ -168,6 +219,20 @@ def test_fifty_at_once(server: Server) -> None:
     assert all("full" in json.dumps(content).lower() for content in turned_away), turned_away[:2]
     assert len(done) >= WAITING  # those in the queue were all answered
     assert alive(server)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_hundreds_of_calls(server: Server) -> None:
+    """A soak: gradio keeps the state of the last 64 sessions, so memory may grow until there are as many, not after."""
+    place = upload(server, scenes()[0][0])
+
+    def resident(calls: int) -> float:
+        assert all(ask(server, place)[0] == "complete" for _ in range(calls))
+        pages = int(Path("/proc/self/statm").read_text().split()[1])  # the server runs in this process
+        return pages * resource.getpagesize() / 2**20
+
+    full = resident(90)
+    assert resident(150) - full < 60
 
 
 def test_nothing_left_the_machine(server: Server) -> None:

@@ -14,6 +14,7 @@ from export.to_aoti import to_aoti
 from jepa_hub.models.registry import MODELS
 from tests.conftest import REQUIRE_ALL
 from tests.export.exports import assert_same, exportable
+from tests.official import tiny_pixels
 
 
 @pytest.fixture
@@ -34,8 +35,11 @@ def test_one_package(tmp_path: Path) -> None:
     exported = OnnxJEPAModel.from_pretrained(tmp_path, file_format="aoti")
     assert exported.providers == ["AOTInductor (cpu)"]
     assert_same(model, exported)
-    told = AotiSession(tmp_path / "aoti" / "model.pt2").metadata
-    assert told["graph"] == "features" and told["inputs"] == ["pixel_values"]
+    session = AotiSession(tmp_path / "aoti" / "model.pt2")
+    assert session.metadata["graph"] == "features" and session.metadata["inputs"] == ["pixel_values"]
+    for dtype in (torch.float64, torch.float16, torch.int32):  # compiled code would read them as float32
+        with pytest.raises(ValueError, match=r"this graph takes torch\.float32"):
+            session.run({"pixel_values": tiny_pixels("vjepa2").to(dtype)})
 
 
 @pytest.mark.slow

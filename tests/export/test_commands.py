@@ -47,7 +47,8 @@ def test_a_file_that_is_not_the_model_exits_non_zero_and_is_not_pushed(
 
     monkeypatch.setitem(verify.BOUNDS, "fp32", Bounds(1.1, 1.1, 0))  # no file reaches these
     said = run(folder, "--push-to-hub", "tester/small", code=1)
-    assert "FAILED" in said and "not the model" in said
+    assert "FAILED" in said and "model.onnx was removed" in said
+    assert not list((folder / "onnx").glob("model*")) and (folder / "onnx" / "verify_fp32.txt").is_file()
     assert not hub.count("/api/repos/create")
 
 

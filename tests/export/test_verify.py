@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export import precision, samples
+from export import checking, precision, samples
 from export.prepare import Exported
 from export.sessions import OnnxSession
 from export.to_onnx import to_onnx
@@ -59,6 +59,16 @@ def test_one_layer_scaled_is_caught_and_named(tmp_path: Path) -> None:
     assert "FAILED" in report.text() and "leaves torch at encoder.blocks.1.mlp" in report.text()
     intact = [each for each in report.drift if ".blocks.0" in each.module]
     assert len(intact) == 5 and all(each.cosine > 0.9999 for each in intact)
+
+
+def test_a_wrong_mask_token_of_another_group_is_caught(tmp_path: Path) -> None:
+    model = tiny_model("vjepa2", num_mask_tokens=2)
+    written = to_onnx(model, tmp_path, graphs=["prediction"])
+    assert checking.check(model, None, written, tell=lambda text: None)
+    with torch.no_grad():
+        model.predictor.mask_tokens[1].normal_()
+    assert not checking.check(model, None, written, tell=lambda text: None)
+    assert not written[0].path.exists()  # what is not the model is removed
 
 
 class HalfNorm(nn.Module):
