@@ -62,11 +62,19 @@ class _Studio:
             try:
                 return self._pool.submit(_draw, *job).result(MOST_SECONDS)
             except (BrokenProcessPool, TimeoutError) as error:
-                self._pool.shutdown(wait=False, cancel_futures=True)
-                self._pool = None
+                self._end()
                 raise ValueError(
                     "MuJoCo ended or took too long: try again, or use the scenes that are there"
                 ) from error
+
+    def _end(self) -> None:
+        """End the process even where it hangs: neither the server's end nor the next scene shall wait for it."""
+        assert self._pool is not None
+        running = list((self._pool._processes or {}).values())  # Python 3.14 has terminate_workers()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.kill()
+        self._pool = None
 
 
 _studio = _Studio()

@@ -18,7 +18,7 @@ from demos import drawing, examples, uploads
 from demos.library import Loaded, about, predicts_video
 from demos.player import Curve, Film, Show
 from demos.violations import Violation, can_draw, draw_scene, scene_names
-from jepa_hub.media.video import probe_video
+from jepa_hub.media.video import VideoInfo, probe_video
 from jepa_hub.physics.drawing import overlay
 from jepa_hub.physics.evaluation import Protocol, evaluate
 from jepa_hub.physics.surprise import SurpriseCurve, surprise_curve
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 WINDOW = 16  # frames, where a checkpoint does not say its clip length
 CONTEXT = 8  # frames seen, unless told otherwise
 MOST_FRAMES = 128  # taken of a video; a longer one is thinned
+MOST_PIXELS = 200_000_000  # of all frames that are taken, as they are in the file; one of large frames is thinned too
 QUICK = 4  # the quick table scores every so manyth scene
 Tell = Callable[[float, str], Any]
 
@@ -72,6 +73,12 @@ def usual_context(loaded: Loaded, context_frames: int = 0) -> int:
     return int(min(max(context_frames // tubelet, 1) * tubelet, window - tubelet))
 
 
+def thinning(info: VideoInfo, window: int) -> int:
+    """Every how many frames one is taken, so that their memory is bounded; a window is always left."""
+    most = max(min(MOST_FRAMES, MOST_PIXELS // (info.width * info.height)), window)
+    return max(1, -(-info.num_frames // most))
+
+
 def watch(loaded: Loaded, video: str | np.ndarray[Any, Any], title: str, context_frames: int = 0) -> Watched:
     """Surprise of a clip, in windows that begin with `context_frames` frames that are seen.
 
@@ -89,7 +96,7 @@ def watch(loaded: Loaded, video: str | np.ndarray[Any, Any], title: str, context
     large = replace(loaded.processor, image_size=side, resize=None, aspect=loaded.processor.aspect)
     step = 1
     if isinstance(video, str):
-        step = max(1, -(-(probe_video(video).num_frames or 1) // MOST_FRAMES))
+        step = thinning(probe_video(video), config.num_frames or WINDOW)
     try:
         shown = large(video, stride=step, odd_frames="drop")
         curve = surprise_curve(

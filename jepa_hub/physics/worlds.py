@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from jepa_hub.physics.templates import PROPERTIES, scene_rng
 FORMAT = "jepa_hub worlds 1"
 SHIPPED = Path(__file__).parent / "data" / "worlds.zip"
 CONTEXTS = (4, 6, 8, 10, 12)
+MOST_INDEX, MOST_QUADRUPLET = 64 << 20, 64 << 20  # bytes, unpacked; one that ships has 0.4 MB
 _TRIES = 60
 _LEAST_HIDDEN = 2  # frames in which the two possible clips of a spliced quadruplet look alike
 
@@ -232,16 +234,18 @@ def read_suite(path: Path | None = None) -> list[Quadruplet]:
     path = path or SHIPPED
     try:
         with zipfile.ZipFile(path) as file:
-            about = json.loads(file.read("index.json"))
+            about = json.loads(_member(file, "index.json", MOST_INDEX))
             if about.get("format") != FORMAT:
                 raise ValueError(f"its format is {about.get('format')!r}, this version reads {FORMAT!r}")
+            counts = Counter(_part(entry["name"]) for entry in about["quadruplets"])
             places: dict[str, int] = {}
             parts: dict[str, Pixels] = {}
             found = []
             for entry in about["quadruplets"]:
-                key = entry["name"].rsplit("/", 1)[0].replace("/", "-")
+                key = _part(entry["name"])
                 if key not in parts:
-                    parts[key] = _unpacked(np.load(io.BytesIO(file.read(f"{key}.npy")), allow_pickle=False))
+                    stored = _member(file, f"{key}.npy", counts[key] * MOST_QUADRUPLET)
+                    parts[key] = _unpacked(np.load(io.BytesIO(stored), allow_pickle=False))
                 row = places[key] = places.get(key, -1) + 1
                 events, directions = entry["events"], entry["directions"]
                 found.append(
@@ -256,6 +260,21 @@ def read_suite(path: Path | None = None) -> list[Quadruplet]:
     except (OSError, zipfile.BadZipFile, KeyError, IndexError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no suite of simulated worlds: {type(error).__name__}: {error}") from error
     return found
+
+
+def _part(name: str) -> str:
+    """The member that holds a quadruplet, without its ending."""
+    return name.rsplit("/", 1)[0].replace("/", "-")
+
+
+def _member(file: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """A member, unless it unpacks to more than it can need: some kilobytes of zip may hold gigabytes."""
+    size = file.getinfo(name).file_size
+    if size > most:
+        raise ValueError(
+            f"{name} in {file.filename} unpacks to {size / 2**20:.0f} MB; it should have {most >> 20} at most"
+        )
+    return file.read(name)
 
 
 def worlds_suite(path: Path | None = None, *, seen: bool = True, properties: Sequence[str] = ()) -> Suite:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import unescape
@@ -18,6 +20,7 @@ from demos.examples import worlds, write_film
 from demos.library import Library
 from demos.tabs import physics as tab
 from demos.violations import Violation, draw_scene, scene_names
+from jepa_hub.media.video import VideoInfo
 from jepa_hub.physics.evaluation import Protocol, evaluate
 from jepa_hub.physics.surprise import surprise
 from jepa_hub.physics.tables import score_table
@@ -129,6 +132,14 @@ def test_a_long_video_is_thinned(shelf: Library, scene: Quadruplet, tmp_path: Pa
     assert len(only.seconds) == 106 and only.seconds[1] == pytest.approx(3 / 8)
 
 
+def test_large_frames_are_thinned_so_that_memory_is_bounded() -> None:
+    for width, height, count in ((3840, 2160, 18_000), (1920, 1080, 128), (640, 360, 128), (64, 64, 3)):
+        step = tab.thinning(VideoInfo(count, 30.0, count / 30, width=width, height=height), 16)
+        taken = -(-count // step)
+        assert taken <= tab.MOST_FRAMES and taken * width * height <= tab.MOST_PIXELS
+        assert taken >= min(count, 16) and (step == 1) == (count * width * height < tab.MOST_PIXELS and count <= 128)
+
+
 def test_scores_are_those_of_the_suite(shelf: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, told = shelf.get("vjepa-tiny-worlds"), []
     suite = worlds_suite(seen=False, properties=["permanence", "support"])
@@ -175,4 +186,11 @@ def test_new_scenes_are_simulated_beside_the_server(monkeypatch: pytest.MonkeyPa
         patch.setattr(violations, "_draw", os._exit)  # as when a GL library ends its process
         with pytest.raises(ValueError, match="try again"):
             violations._studio.draw(3)
+        patch.setattr(violations, "_draw", time.sleep)  # one that hangs is ended, and not waited for at exit
+        patch.setattr(violations, "MOST_SECONDS", 2.0)
+        with pytest.raises(ValueError, match="took too long"):
+            violations._studio.draw(600)
+        for each in multiprocessing.active_children():
+            each.join(5)
+            assert not each.is_alive()
     assert np.array_equal(draw(0).clips, first.clips)

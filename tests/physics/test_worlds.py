@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,17 @@ from jepa_hub.physics.scores import pairs, relative_accuracy
 from jepa_hub.physics.stage import Stage
 from jepa_hub.physics.suites import Suite, open_suite
 from jepa_hub.physics.templates import PROPERTIES, possible_scene, scene_rng
-from jepa_hub.physics.worlds import Quadruplet, draw_quadruplet, make_suite, read_suite, stage_of, worlds_suite
+from jepa_hub.physics.worlds import (
+    FORMAT,
+    MOST_INDEX,
+    MOST_QUADRUPLET,
+    Quadruplet,
+    draw_quadruplet,
+    make_suite,
+    read_suite,
+    stage_of,
+    worlds_suite,
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +129,14 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "worlds.zip").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match="is no suite of simulated worlds"):
         read_suite(tmp_path / "worlds.zip")
+    for member, size in (("index.json", MOST_INDEX), ("support-passing.npy", MOST_QUADRUPLET)):  # a few KB of zip each
+        with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            if member != "index.json":
+                told = {"name": "support/passing/0", "events": [1, 1], "directions": ["", ""], "crossed": True}
+                file.writestr("index.json", json.dumps({"format": FORMAT, "quadruplets": [told]}))
+            file.writestr(member, bytes(size + (1 << 20)))
+        with pytest.raises(ValueError, match=rf"{member} in .*bomb\.zip unpacks to 65 MB"):
+            read_suite(tmp_path / "bomb.zip")
     with pytest.raises(ValueError, match="unknown properties"):
         worlds_suite(properties=["colours"])
 
